@@ -1,7 +1,7 @@
 """Described devices: what code can be generated for, and what peaks a measurement is held against, without the device.
 
-Each figure is the vendor's, and ``Target.source`` names the document; what no document states is None and never guessed.
-Peaks are dense (no structured sparsity) at the boost clock. Detection of the device that is present is ``device``'s job.
+Each figure is the vendor's, and ``Target.source`` names the document; what no document states is None, never guessed.
+Peaks are dense (no structured sparsity) at the boost clock. Detecting the device that is present is ``device``'s job.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
+
 from fuselab.errors import UnknownNameError
-from fuselab.records import Record
 
 __all__ = ["TARGETS", "Target", "find", "match"]
 
@@ -20,7 +21,7 @@ GIB = 1 << 30
 TERA = 1e12
 
 
-class Target(Record):
+class Target(msgspec.Struct, frozen=True, kw_only=True):
     """One described device."""
 
     name: str
@@ -40,7 +41,7 @@ class Target(Record):
     l2_bytes: int
     """L2 cache, all dies together."""
     last_level_bytes: int
-    """The largest cache in front of memory, which a cold measurement has to exceed: the L2, on MI300 the Infinity Cache."""
+    """The largest cache in front of memory, which a cold measurement exceeds: the L2, on MI300 the Infinity Cache."""
     shared_bytes_per_multiprocessor: int
     """Shared memory (AMD: LDS) of a multiprocessor."""
     shared_bytes_per_block: int
