@@ -580,6 +580,8 @@ class RunMetadata(Record):
     """The variants to be carried out."""
     directions: list[Direction] = []
     """The directions to be carried out."""
+    baseline: str = "eager"
+    """The variant that speedups are quoted against."""
     kernels: list[Kernel] = []
     """Every kernel captured so far."""
     artifacts: list[Artifact] = []

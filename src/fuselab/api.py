@@ -1,0 +1,219 @@
+"""The Python interface: what the commands do, as functions that return records which display themselves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from fuselab import store
+from fuselab.errors import UnknownNameError, UsageError
+from fuselab.experiment import BASELINE, Experiment, load_registry
+from fuselab.plan import Selection, select
+from fuselab.records import Check, Environment, Kernel, RunStatus
+from fuselab.runner import Outcome, Settings, Workers, carry_out, describe, load_outcome, prepare, reopen
+from fuselab.store import Run
+from fuselab.terminal import TerminalWatcher
+from fuselab.worker.local import Local
+from fuselab.worker.supervise import Crew
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["carry_out_selection", "doctor", "kernel_text", "load_run", "resume_runs", "run"]
+
+
+def run(
+    *what: str | Callable[..., object],
+    args: Sequence[str] = (),
+    shapes: Sequence[str] = (),
+    dtypes: Sequence[str] = (),
+    options: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    direction: str = "both",
+    baseline: str = BASELINE,
+    device: str = "auto",
+    preset: str = "quick",
+    out: str | Path = "runs",
+    seed: int = 0,
+    budget_s: float | None = None,
+    deadline_s: float = 600.0,
+    isolate: bool = True,
+) -> list[Outcome]:
+    """Run experiments and return one outcome an experiment: ``fuselab run`` as a function.
+
+    Args:
+        what: names of experiments, ``FILE.py:NAME`` of your own code, or, with ``isolate=False``, a function of this
+            process; nothing means all registered experiments.
+        args: descriptions of your function's arguments, ``"x=bf16[4096,1024]:requires_grad"``.
+        shapes, dtypes, options, variants, direction, baseline, device, preset, seed: as on the command line.
+        out: directory that holds the runs.
+        budget_s: seconds of timing for each variant and cell.
+        deadline_s: seconds after which a variant's check is given up.
+        isolate: whether every check and timing has a process of its own. Without, a crash takes this process along, and
+            hand-written Triton cannot be checked on a CPU unless ``TRITON_INTERPRET=1`` was set before triton was
+            imported.
+
+    Raises:
+        UsageError: what was asked for does not exist or cannot be read.
+        SetupError: the machine lacks something that the job needs.
+
+    Example:
+        >>> outcomes = fuselab.run("rms_norm", shapes=["64x256"], dtypes=["f32"], device="cpu")  # doctest: +SKIP
+        >>> outcomes[0].measurements[0].median_ns  # doctest: +SKIP
+    """
+    registry = load_registry()
+    names = []
+    own: dict[str, Experiment] = {}
+    for item in what:
+        if isinstance(item, str):
+            names.append(item)
+            continue
+        if isolate:
+            raise UsageError(
+                f"{getattr(item, '__name__', item)!r} lives in this process, and isolated workers cannot see it",
+                hint="pass isolate=False, or write it to a file and pass 'FILE.py:NAME'",
+            )
+        from fuselab.experiments.user import experiment_of_callable
+
+        experiment = experiment_of_callable(item, args, seed=seed)
+        own[experiment.name] = experiment
+        names.append(experiment.name)
+    selection = select(
+        names,
+        {**registry, **own},
+        shapes=shapes,
+        dtypes=dtypes,
+        arguments=() if own else args,
+        options=options,
+        variants=variants,
+        direction=direction,
+        baseline=baseline,
+        preset=preset,
+        seed=seed,
+    )
+    settings = Settings(budget_s=budget_s, deadline_s=deadline_s)
+    return carry_out_selection(
+        selection,
+        device,
+        Path(out),
+        settings,
+        console=Console(stderr=True),
+        command=sys.argv,
+        workers=None if isolate else Local(own),
+    )
+
+
+def doctor() -> list[Check]:
+    """What is here, what works, what is missing and the command that mends it."""
+    from fuselab.doctor import checks
+
+    return checks()
+
+
+def load_run(name: str | Path, out: str | Path = "runs") -> Outcome:
+    """A run by its path or id, the start of it, or ``latest``.
+
+    Raises:
+        UnknownNameError: there is none; names the nearest match.
+        StoreError: it cannot be read or trusted.
+    """
+    return load_outcome(store.open_run(str(name), Path(out)))
+
+
+def carry_out_selection(
+    selection: Selection,
+    device: str,
+    out: Path,
+    settings: Settings,
+    *,
+    console: Console,
+    command: Sequence[str],
+    workers: Local | None = None,
+) -> list[Outcome]:
+    """Look at the machine, create the runs, carry them out; in processes unless ``workers`` says otherwise."""
+    with nullcontext(workers) if workers else Crew() as crew:
+        environment = _environment(crew, device, console)
+        plans = selection.plans(environment.device_type)
+        work = prepare(plans, environment, out, command)
+        with TerminalWatcher(console, plans) as watcher:
+            return carry_out(work, environment, crew, settings, watcher)
+
+
+def resume_runs(
+    names: Sequence[str], out: Path, registry: Mapping[str, Experiment], settings: Settings, *, console: Console
+) -> list[Outcome]:
+    """Go on with runs that did not finish; ``all`` means every such run below ``out``.
+
+    Raises:
+        UsageError: nothing is left to do, or what was measured has changed since.
+    """
+    if list(names) == ["all"]:
+        summaries, _ = store.list_runs(out)
+        names = [s.id for s in summaries if s.status is not RunStatus.COMPLETE]
+        if not names:
+            raise UsageError(f"no unfinished run below {out}", hint="fuselab list-runs shows what is there")
+    work = [reopen(store.open_run(name, out), registry) for name in names]
+    devices = {plan.device_type for _, plan in work}
+    if len(devices) > 1:
+        raise UsageError("these runs are of different devices", hint="resume them one at a time")
+    with Crew() as crew:
+        environment = _environment(crew, devices.pop(), console)
+        for each, _ in work:
+            _require_same_device(each, environment)
+        finished = sum(len(each.finished_cells()) for each, _ in work)
+        with TerminalWatcher(console, [plan for _, plan in work], finished) as watcher:
+            return carry_out(work, environment, crew, settings, watcher)
+
+
+def kernel_text(run: Run, name: str, stage: str | None = None) -> tuple[Kernel, str]:
+    """A kernel of a run by id or name, and the text of its source or of another stage.
+
+    Raises:
+        UnknownNameError: no such kernel, or no such stage; names the nearest match.
+    """
+    metadata = run.metadata()
+    found = [k for k in metadata.kernels if name in (k.kernel_id, k.name)] or [
+        k for k in metadata.kernels if name in k.kernel_id
+    ]
+    if not found:
+        raise UnknownNameError("kernel", name, {k.name for k in metadata.kernels})
+    kernel = found[0]
+    if stage is None:
+        return kernel, run.read_text(kernel.file_path)
+    artifacts = {a.stage.value: a for a in metadata.artifacts if a.kernel_id == kernel.kernel_id}
+    if stage not in artifacts:
+        raise UnknownNameError("stage", stage, artifacts)
+    artifact = artifacts[stage]
+    if artifact.path is None:
+        raise UsageError(f"{kernel.name} has no {stage}: {artifact.absent}")
+    return kernel, run.read_text(artifact.path)
+
+
+def _environment(crew: Workers, device: str, console: Console) -> Environment:
+    from fuselab.doctor import require_compiler
+
+    with console.status("looking at this machine"):
+        environment = describe(crew, device)
+        require_compiler(environment.device_type)
+    console.print(
+        f"{environment.device}, torch {environment.versions.get('torch', '?')}, "
+        f"triton {environment.versions.get('triton', 'not installed')}",
+        markup=False,
+        highlight=False,
+    )
+    return environment
+
+
+def _require_same_device(run: Run, environment: Environment) -> None:
+    """Figures of two devices are never pooled in one run."""
+    before = run.environment()
+    if before.device != environment.device:
+        raise UsageError(
+            f"run {run.metadata().id} was measured on {before.device}, and this is {environment.device}",
+            hint="start a new run here; figures of two devices are never pooled",
+        )

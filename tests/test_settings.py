@@ -1,0 +1,44 @@
+"""Defaults from pyproject.toml."""
+
+from __future__ import annotations
+
+import pytest
+
+from fuselab.errors import UnknownNameError, UsageError
+from fuselab.settings import defaults_from_project
+
+ALLOWED = {"run": frozenset({"preset", "seed", "out"}), "show": frozenset({"out"})}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("[tool.other]\nx = 1", {}),
+        ('[tool.fuselab]\npreset = "full"', {"run": {"preset": "full"}, "show": {}}),
+        ('[tool.fuselab]\nout = "r"', {"run": {"out": "r"}, "show": {"out": "r"}}),
+        ('[tool.fuselab]\nout = "r"\n[tool.fuselab.run]\nout = "q"', {"run": {"out": "q"}, "show": {"out": "r"}}),
+    ],
+)
+def test_defaults(tmp_path, text, expected):
+    (tmp_path / "pyproject.toml").write_text(text)
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    assert defaults_from_project(below, ALLOWED) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("[tool.fuselab", UsageError, "not valid TOML"),
+        ("[tool.fuselab]\npresett = 1", UnknownNameError, "did you mean 'preset'"),
+        ("[tool.fuselab.rum]\nseed = 1", UnknownNameError, "did you mean 'run'"),
+        ("[tool.fuselab.run]\nsede = 1", UnknownNameError, "did you mean 'seed'"),
+    ],
+)
+def test_mistakes_name_the_file_and_the_nearest_match(tmp_path, text, kind, message):
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(kind) as caught:
+        defaults_from_project(tmp_path, ALLOWED)
+    assert message in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
