@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from fuselab import compiler, probe
 from fuselab.errors import SetupError, UnknownNameError
 from fuselab.records import Environment
@@ -107,17 +109,16 @@ def environment(device_type: str) -> Environment:
     if not facts.accelerators:
         raise SetupError(f"torch {facts.version} finds no GPU to describe", hint="--device cpu runs without one")
     gpu = facts.accelerators[0]
-    values = {field: getattr(record, field) for field in record.__struct_fields__}
-    values |= {
-        "device": gpu.name,
-        "compute_capability": "{}.{}".format(*gpu.capability),
-        "device_memory_bytes": gpu.memory_bytes,
-        "multiprocessors": gpu.multiprocessors,
-        "l2_bytes": gpu.l2_bytes,
-        "driver": driver_version(),
-        "cuda_runtime": facts.cuda or (f"ROCm {facts.hip}" if facts.hip else None),
-    }
-    return Environment(**values)
+    return msgspec.structs.replace(
+        record,
+        device=gpu.name,
+        compute_capability="{}.{}".format(*gpu.capability),
+        device_memory_bytes=gpu.memory_bytes,
+        multiprocessors=gpu.multiprocessors,
+        l2_bytes=gpu.l2_bytes,
+        driver=driver_version(),
+        cuda_runtime=facts.cuda or (f"ROCm {facts.hip}" if facts.hip else None),
+    )
 
 
 def variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -24,7 +24,7 @@ import msgspec
 
 from fuselab.errors import SetupError
 
-__all__ = ["Accelerator", "Finished", "KernelFacts", "NvmlFacts", "TorchFacts", "TritonFacts", "ask", "run"]
+__all__ = ["Accelerator", "Finished", "KernelFacts", "NvmlFacts", "TorchFacts", "TritonFacts", "ask", "forget", "run"]
 
 DEADLINE_S = 120.0
 """Importing torch's CUDA build from a cold network disk takes up to a minute."""
@@ -250,24 +250,33 @@ _QUESTIONS: dict[type[msgspec.Struct], tuple[str, Callable[..., msgspec.Struct]]
 Facts = TypeVar("Facts", bound=msgspec.Struct)
 
 
-@functools.cache
 def ask(facts: type[Facts], *arguments: str, deadline_s: float = DEADLINE_S) -> Facts:
     """The answer to the question whose answer is ``facts``, from a child process; remembered for this process.
 
     Raises:
         SetupError: the child raised, died or did not answer in time; the message has its last words.
     """
+    return msgspec.convert(_ask(facts, arguments, deadline_s), facts, from_attributes=True)
+
+
+@functools.cache
+def _ask(facts: type[msgspec.Struct], arguments: tuple[str, ...], deadline_s: float) -> msgspec.Struct:
     name, look = _QUESTIONS[facts]
     if facts is TorchFacts and "torch" in sys.modules:
-        return msgspec.convert(look(*arguments), facts, from_attributes=True)
+        return look(*arguments)
     # -P: a file named torch.py in the working directory must not be taken for torch
     finished = run([sys.executable, "-P", "-m", "fuselab.probe", name, *arguments], deadline_s=deadline_s)
     for line in finished.output.splitlines():
         if line.startswith(_MARK) and finished.ok:
             return msgspec.json.decode(line.removeprefix(_MARK), type=facts)
+    problem = finished.problem.replace(sys.executable, "the probe") or "the probe gave no answer"
     words = finished.errors.strip().splitlines()
-    program, said = f"{Path(sys.executable)}", (words[-1] if words else "nothing")
-    raise SetupError(f"{name}: {finished.problem.replace(program, 'the probe') or 'no answer'}; it said: {said}")
+    raise SetupError(f"{problem}: {words[-1]}" if words else problem)
+
+
+def forget() -> None:
+    """Forget the answers, so that the next ``ask`` looks again (after an install, in a notebook)."""
+    _ask.cache_clear()
 
 
 def main(arguments: Sequence[str]) -> None:
