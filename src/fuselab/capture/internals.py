@@ -1,0 +1,274 @@
+"""Every private name of torch and Triton that capturing uses, looked up here and nowhere else.
+
+Each name is feature-detected: what this version does not have is answered with ``None`` or an empty value, and the
+caller reports the stage as absent with a reason. Written against torch 2.11 to 2.15 and Triton 3.6 to 3.9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuselab.capture.provenance import GraphNode
+
+__all__ = [
+    "FusedGroup",
+    "GraphSnapshot",
+    "LoadedKernel",
+    "capture_settings",
+    "clear_memory_caches",
+    "compiling_backward",
+    "current_graph",
+    "fusion_logger",
+    "kernel_records",
+    "library_roots",
+    "loaded_kernels",
+    "nvidia_tool",
+    "provenance_globals_restored",
+    "trace_logger",
+]
+
+TRACE_LOGGER = "torch.__trace"
+FUSION_LOGGER = "torch._inductor.scheduler.__fusion"
+
+SETTINGS: tuple[tuple[tuple[str, ...], Any], ...] = (
+    # Level 1 carries nodes through every pass; the older name is a switch.
+    (("trace.provenance_tracking_level", "trace.provenance_tracking"), 1),
+    # A precompiled header costs 8 s for every fresh cache and saves less than 1 s a kernel.
+    (("cpp_cache_precompile_headers",), False),
+)
+"""Inductor settings while capturing: names (newest first, the first that exists is used) and value."""
+
+_PROVENANCE_GLOBALS = (
+    "_pre_grad_graph_id",
+    "_inductor_post_to_pre_grad_nodes",
+    "_inductor_triton_kernel_to_post_grad_node_info",
+    "_inductor_pre_grad_node_stack_trace",
+    "_inductor_kernel_stack_trace",
+    "_inductor_kernel_provenance_debug_handle",
+)
+
+
+@dataclass(frozen=True)
+class FusedGroup:
+    """One scheduler node after fusion."""
+
+    name: str
+    """The scheduler's name: its members', joined."""
+    kind: str
+    """Class of the scheduler node: ``FusedSchedulerNode``, ``ExternKernelSchedulerNode``, ..."""
+    members: tuple[tuple[str, tuple[str, ...]], ...]
+    """Each member's name with the post-grad nodes that it comes from."""
+
+
+@dataclass(frozen=True)
+class GraphSnapshot:
+    """The graph that Inductor is generating code for, read while its output code is recorded."""
+
+    backward: bool
+    inference: bool
+    nodes: tuple[GraphNode, ...]
+    schedule: tuple[FusedGroup, ...]
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadedKernel:
+    """The launcher of a Triton kernel, as this process holds it."""
+
+    hashes: tuple[str, ...]
+    """Hashes of the configurations that can be launched: one, once autotuning has chosen."""
+    registers: int | None
+    spills: int | None
+    shared_bytes: int | None
+    config: dict[str, Any]
+    """The chosen configuration: block sizes, ``num_warps``, ``num_stages``."""
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def trace_logger() -> logging.Logger:
+    """The logger that the structured trace goes through; it emits whenever it has a handler."""
+    import torch._logging  # noqa: F401 - sets the logger up
+
+    return logging.getLogger(TRACE_LOGGER)
+
+
+def fusion_logger() -> logging.Logger | None:
+    """The logger on which Inductor's scheduler says why it refused to fuse two nodes."""
+    scheduler = _module("torch._inductor.scheduler")
+    logger = getattr(scheduler, "fusion_log", None)
+    return logger if isinstance(logger, logging.Logger) else None
+
+
+def library_roots() -> tuple[str, ...]:
+    """Directories whose stack frames are not the user's."""
+    import torch
+
+    return (str(Path(torch.__file__).parent) + "/",)
+
+
+def compiling_backward() -> bool | None:
+    """Whether AOTAutograd is compiling a backward graph right now; None where it does not say."""
+    module = _module("torch._functorch._aot_autograd.logging_utils")
+    compiling = getattr(module, "graph_being_compiled", None)
+    if not compiling:
+        return None
+    return any(str(name).endswith("backward") for name in compiling)
+
+
+def current_graph() -> GraphSnapshot | None:
+    """The graph that Inductor is lowering in this thread; None outside of lowering (a cache hit, for one)."""
+    virtualized = _module("torch._inductor.virtualized")
+    graph = getattr(getattr(virtualized, "V", None), "graph", None)
+    module = getattr(graph, "module", None)
+    fx_graph = getattr(module, "graph", None)
+    if fx_graph is None:  # V.graph is a NullHandler outside of lowering
+        return None
+    return GraphSnapshot(
+        backward=bool(getattr(graph, "is_backward", False)),
+        inference=bool(getattr(graph, "is_inference", False)),
+        nodes=tuple(_graph_node(node) for node in fx_graph.nodes),
+        schedule=tuple(_fused_group(node) for node in getattr(getattr(graph, "scheduler", None), "nodes", ())),
+        devices=tuple(sorted(str(device) for device in getattr(graph, "device_types", ()))),
+    )
+
+
+def _graph_node(node: Any) -> GraphNode:
+    import torch
+
+    is_operator = isinstance(node.target, torch._ops.OpOverload | torch._ops.HigherOrderOperator)
+    return GraphNode(
+        name=str(node.name),
+        operator=str(node.target) if is_operator else "",
+        stack_trace=str(node.meta.get("stack_trace") or ""),
+    )
+
+
+def _fused_group(node: Any) -> FusedGroup:
+    members = []
+    for member in node.get_nodes():
+        origins = getattr(getattr(member, "node", None), "origins", None) or ()
+        members.append((str(member.get_name()), tuple(sorted(str(origin.name) for origin in origins))))
+    return FusedGroup(str(node.get_name()), type(node).__name__, tuple(members))
+
+
+def kernel_records() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Inductor's running records: launch key to post-grad nodes, and launch key to stack traces.
+
+    Read in the process because the trace record leaves the first out for a backward graph that is compiled lazily.
+    """
+    debug = _module("torch._inductor.debug")
+    nodes = getattr(debug, "_inductor_triton_kernel_to_post_grad_node_info", None) or {}
+    traces = getattr(debug, "_inductor_kernel_stack_trace", None) or {}
+    return {k: list(v) for k, v in nodes.items()}, {k: list(v) for k, v in traces.items()}
+
+
+@contextlib.contextmanager
+def provenance_globals_restored() -> Iterator[None]:
+    """Put Inductor's provenance records back as they were: outside of a compilation it lets them pile up."""
+    debug = _module("torch._inductor.debug")
+    before = {name: copy.copy(getattr(debug, name)) for name in _PROVENANCE_GLOBALS if hasattr(debug, name)}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(debug, name, value)
+
+
+@contextlib.contextmanager
+def capture_settings() -> Iterator[list[str]]:
+    """Inductor's settings while capturing, put back on exit; yields the reasons for those that do not exist.
+
+    Since torch 2.12 a setting is per thread, and a backward graph on a GPU is compiled in autograd's own thread: the
+    process-wide default is changed along.
+    """
+    from torch._inductor import config
+
+    entries = getattr(config, "_config", {})
+    patch: dict[str, Any] = {}
+    missing: list[str] = []
+    for names, value in SETTINGS:
+        name = next((n for n in names if n in entries), None)
+        if name is None:
+            missing.append(f"this torch has no setting {names[0]!r}")
+        else:
+            patch[name] = value
+    defaults = {name: entries[name].default for name in patch if hasattr(entries[name], "default")}
+    patcher: Any = config.patch(patch)
+    with patcher:
+        try:
+            for name in defaults:
+                entries[name].default = patch[name]
+            yield missing
+        finally:
+            for name, value in defaults.items():
+                entries[name].default = value
+
+
+def clear_memory_caches() -> None:
+    """Forget compiled code that Inductor holds in memory, so that the directory in use decides what is a hit."""
+    utils = _module("torch._inductor.utils")
+    for name in ("clear_caches", "clear_inductor_caches"):  # the newer name first
+        clear: Callable[[], None] | None = getattr(utils, name, None)
+        if clear is not None:
+            clear()
+            return
+
+
+def loaded_kernels(output_code_path: str) -> dict[str, LoadedKernel]:
+    """Launchers of the Triton kernels of a loaded output module, by kernel name; empty where it is not loaded."""
+    cache = getattr(_module("torch._inductor.codecache"), "PyCodeCache", None)
+    modules = [*getattr(cache, "modules", ()), *getattr(cache, "modules_no_attr", {}).values()]
+    found: dict[str, LoadedKernel] = {}
+    for module in modules:
+        if getattr(module, "__file__", None) != output_code_path:
+            continue
+        for name, value in list(vars(module).items()):
+            launchers = getattr(value, "launchers", None)
+            if isinstance(launchers, list):
+                found[name] = _loaded_kernel(launchers)
+    return found
+
+
+def _loaded_kernel(launchers: list[Any]) -> LoadedKernel:
+    one = launchers[0] if len(launchers) == 1 else None
+    config = getattr(one, "config", None)
+    settings = dict(getattr(config, "kwargs", None) or {})
+    for name in ("num_warps", "num_stages"):
+        if (value := getattr(config, name, None)) is not None:
+            settings[name] = value
+    hashes = [getattr(launcher, "cache_hash", None) for launcher in launchers]
+    return LoadedKernel(
+        hashes=tuple(str(h) for h in hashes if h),
+        registers=_whole(getattr(one, "n_regs", None)),
+        spills=_whole(getattr(one, "n_spills", None)),
+        shared_bytes=_whole(getattr(one, "shared", None)),
+        config=settings,
+    )
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def nvidia_tool(name: str) -> Path | None:
+    """A tool of NVIDIA's that Triton ships (``nvdisasm``, ``cuobjdump``); None where it does not."""
+    triton = _module("triton") if "triton" in sys.modules or importlib.util.find_spec("triton") else None
+    if triton is None or triton.__file__ is None:
+        return None
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    return path if path.is_file() else None

@@ -1,0 +1,248 @@
+"""From a compiled graph to its kernels: each one's source, provenance, launches, IR stages, resources and card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from fuselab.capture import internals
+from fuselab.capture.files import Files
+from fuselab.capture.machine_code import ResourceUsage, disassemble, resource_usage
+from fuselab.capture.output_code import GeneratedKernel, OutputCode, parse_output_code
+from fuselab.capture.provenance import GraphNode, KernelProvenance, join, parse_graph
+from fuselab.capture.trace import CompiledGraph
+from fuselab.capture.triton_cache import TritonBinary, choose
+from fuselab.records import Kernel, Stage
+
+__all__ = ["KernelBuilder"]
+
+_TRITON_STAGES = (Stage.TTIR, Stage.TTGIR, Stage.LLIR, Stage.PTX, Stage.CUBIN, Stage.SASS)
+_ROCM_STAGES = (Stage.TTIR, Stage.TTGIR, Stage.LLIR, Stage.AMDGCN)
+
+
+@dataclass
+class _Machine:
+    """What a kernel's binary tells."""
+
+    stages: list[Stage] = field(default_factory=list)
+    usage: ResourceUsage | None = None
+    binary: TritonBinary | None = None
+    others: list[TritonBinary] = field(default_factory=list)
+    choice: str = ""
+
+
+@dataclass
+class KernelBuilder:
+    """Builds the kernels of one capture."""
+
+    files: Files
+    binaries: Sequence[TritonBinary]
+    """Everything that Triton's cache holds."""
+    best: Collection[str]
+    """Hashes that autotuning settled on."""
+    library_roots: tuple[str, ...]
+    kernels: list[Kernel] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, graph: CompiledGraph) -> None:
+        """Write everything that is known of a graph's kernels."""
+        code = self._parsed(graph)
+        if code is None:
+            return
+        nodes = self._nodes(graph)
+        loaded = internals.loaded_kernels(graph.module_path)
+        for generated in code.kernels:
+            if generated.backend == "multi_kernel":
+                continue  # a chooser among kernels that are defined, and listed, on their own
+            provenance = self._provenance(graph, code, generated.name, nodes)
+            self._add_generated(graph, code, generated, provenance, loaded.get(generated.name))
+        externs = dict.fromkeys(launch.name for launch in code.launches if launch.extern)
+        for name in externs:
+            self._add_extern(graph, code, name, self._provenance(graph, code, name, nodes))
+
+    def _parsed(self, graph: CompiledGraph) -> OutputCode | None:
+        try:
+            return parse_output_code(graph.output_path.read_text(encoding="utf-8"))
+        except SyntaxError as error:  # a C++ wrapper (cpp_wrapper, AOTInductor) is not Python
+            self.warnings.append(f"{graph.output_path.name} could not be read for kernels: {error}")
+            return None
+
+    def _nodes(self, graph: CompiledGraph) -> Sequence[GraphNode]:
+        if graph.snapshot is not None:
+            return graph.snapshot.nodes
+        if graph.post_grad_path is None:
+            return ()
+        try:
+            return parse_graph(graph.post_grad_path.read_text(encoding="utf-8"))
+        except SyntaxError as error:
+            self.warnings.append(f"{graph.post_grad_path.name} could not be read for operators: {error}")
+            return ()
+
+    def _provenance(
+        self, graph: CompiledGraph, code: OutputCode, name: str, nodes: Sequence[GraphNode]
+    ) -> KernelProvenance:
+        keys = [launch.key for launch in code.launches if launch.name == name]
+        return join(keys, graph.nodes_of, nodes, graph.stack_traces_of, self.library_roots)
+
+    def _add_generated(
+        self,
+        graph: CompiledGraph,
+        code: OutputCode,
+        generated: GeneratedKernel,
+        provenance: KernelProvenance,
+        loaded: internals.LoadedKernel | None,
+    ) -> None:
+        directory = self.files.kernel_directory(graph.direction, generated.name, graph.number)
+        folder = f"kernels/{graph.direction.value}/{directory}"
+        kernel_id = f"{self.files.variant}/{self.files.workload}/{graph.direction.value}/{directory}"
+        is_cpp = generated.backend == "cpp"
+        source = self.files.write(
+            f"{folder}/kernel.{'cpp' if is_cpp else 'py'}",
+            generated.source,
+            graph.direction,
+            Stage.CPP if is_cpp else Stage.TRITON,
+            kernel_id,
+        )
+        machine = _Machine(stages=[Stage.CPP if is_cpp else Stage.TRITON])
+        if generated.backend == "triton":
+            self._save_stages(graph, generated, loaded, folder, kernel_id, machine)
+        elif is_cpp:
+            for stage in _TRITON_STAGES:
+                self.files.absent(graph.direction, stage, "CPU target: Inductor emits C++, not Triton", kernel_id)
+        metadata = machine.binary.metadata if machine.binary else {}
+        config = loaded.config if loaded else {}
+        usage = machine.usage
+        kernel = Kernel(
+            kernel_id=kernel_id,
+            name=generated.name,
+            backend=generated.backend,
+            variant=self.files.variant,
+            workload=self.files.workload,
+            direction=graph.direction,
+            file_path=source.relative_to(self.files.into).as_posix(),
+            size_bytes=source.stat().st_size,
+            created_at=_now(),
+            operations=list(provenance.operations),
+            nodes=list(provenance.nodes),
+            source_lines=list(provenance.source_lines),
+            launches=code.launches_of(generated.name),
+            stages=[stage.value for stage in machine.stages],
+            registers=usage.registers if usage else (loaded.registers if loaded else None),
+            spills=_first(loaded.spills if loaded else None, usage.local_bytes if usage else None),
+            shared_bytes=_first(_count(metadata.get("shared")), loaded.shared_bytes if loaded else None),
+            num_warps=_first(_count(metadata.get("num_warps")), _count(config.get("num_warps"))),
+            num_stages=_first(_count(metadata.get("num_stages")), _count(config.get("num_stages"))),
+        )
+        self._finish(kernel, folder, graph, code, machine, config)
+
+    def _add_extern(self, graph: CompiledGraph, code: OutputCode, name: str, provenance: KernelProvenance) -> None:
+        directory = self.files.kernel_directory(graph.direction, name, graph.number)
+        kernel = Kernel(
+            kernel_id=f"{self.files.variant}/{self.files.workload}/{graph.direction.value}/{directory}",
+            name=name,
+            backend="extern",
+            variant=self.files.variant,
+            workload=self.files.workload,
+            direction=graph.direction,
+            file_path=graph.output_path.relative_to(self.files.into).as_posix(),
+            size_bytes=graph.output_path.stat().st_size,
+            created_at=_now(),
+            operations=list(provenance.operations),
+            nodes=list(provenance.nodes),
+            source_lines=list(provenance.source_lines),
+            launches=code.launches_of(name),
+        )
+        self._finish(kernel, f"kernels/{graph.direction.value}/{directory}", graph, code, _Machine(), {})
+
+    def _finish(
+        self,
+        kernel: Kernel,
+        folder: str,
+        graph: CompiledGraph,
+        code: OutputCode,
+        machine: _Machine,
+        config: dict[str, Any],
+    ) -> None:
+        if not kernel.nodes:
+            self.warnings.append(f"{kernel.kernel_id}: the compiler's provenance names no graph node for this kernel")
+        card: dict[str, Any] = {
+            **msgspec.to_builtins(kernel),
+            "output_code": graph.output_path.relative_to(self.files.into).as_posix(),
+            "launched_at": [launch.line for launch in code.launches if launch.name == kernel.name],
+            "config": config,
+            "configuration_chosen_by": machine.choice,
+            "triton_hash": machine.binary.hash if machine.binary else None,
+            "triton_metadata": machine.binary.metadata if machine.binary else {},
+            "other_configurations": [
+                {"triton_hash": b.hash, **{k: b.metadata.get(k) for k in ("num_warps", "num_stages", "shared")}}
+                for b in machine.others
+            ],
+            "resource_usage": None if machine.usage is None else vars(machine.usage),
+        }
+        self.files.put(self.files.into / folder / "card.json", json.dumps(card, indent=1, default=str))
+        self.kernels.append(kernel)
+
+    def _save_stages(
+        self,
+        graph: CompiledGraph,
+        generated: GeneratedKernel,
+        loaded: internals.LoadedKernel | None,
+        folder: str,
+        kernel_id: str,
+        machine: _Machine,
+    ) -> None:
+        launcher_hash = loaded.hashes[0] if loaded and len(loaded.hashes) == 1 else None
+        machine.binary, machine.others, machine.choice = choose(
+            self.binaries, generated.source_path, generated.name, launcher_hash, self.best
+        )
+        binary = machine.binary
+        if binary is None:
+            for stage in _TRITON_STAGES:
+                self.files.absent(graph.direction, stage, machine.choice, kernel_id)
+            return
+        for stage, path in binary.files.items():
+            self.files.write(f"{folder}/{stage.value}", path.read_bytes(), graph.direction, stage, kernel_id)
+            machine.stages.append(stage)
+        expected = _ROCM_STAGES if Stage.AMDGCN in binary.files else _TRITON_STAGES
+        for stage in expected:
+            if stage not in binary.files and stage is not Stage.SASS:
+                self.files.absent(graph.direction, stage, "Triton left none in its cache", kernel_id)
+        if Stage.SASS in expected:
+            self._save_sass(graph, binary, folder, kernel_id, machine)
+
+    def _save_sass(
+        self, graph: CompiledGraph, binary: TritonBinary, folder: str, kernel_id: str, machine: _Machine
+    ) -> None:
+        cubin = binary.files.get(Stage.CUBIN)
+        nvdisasm, cuobjdump = internals.nvidia_tool("nvdisasm"), internals.nvidia_tool("cuobjdump")
+        if cubin is None or nvdisasm is None:
+            reason = "there is no cubin" if cubin is None else "this Triton ships no nvdisasm"
+            self.files.absent(graph.direction, Stage.SASS, reason, kernel_id)
+            return
+        with ThreadPoolExecutor(2) as pool:  # two processes of half a second each
+            text = pool.submit(disassemble, cubin, nvdisasm)
+            usage = pool.submit(resource_usage, cubin, cuobjdump) if cuobjdump else None
+        try:
+            self.files.write(f"{folder}/sass", text.result(), graph.direction, Stage.SASS, kernel_id)
+            machine.stages.append(Stage.SASS)
+            machine.usage = usage.result().get(binary.name) if usage else None
+        except RuntimeError as error:
+            self.files.absent(graph.direction, Stage.SASS, str(error), kernel_id)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
