@@ -1,0 +1,192 @@
+"""GEGLU, forward and backward (Shazeer, 2020).
+
+Nothing but the inputs is kept for the backward, which computes the activation again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+
+from fuselab.ops.gate import (
+    check_gate,
+    differentiate_gate,
+    gate_backward,
+    gate_backward_outputs,
+    gate_forward,
+    gate_output,
+    halves,
+)
+from fuselab.ops.gelu import gelu, gelu_derivative
+from fuselab.ops.inputs import check_choice, compute_dtype, is_traced, needs_grad
+from fuselab.ops.launch import operator, wrap_triton
+
+__all__ = ["GEGLU", "geglu", "geglu_reference"]
+
+Approximate = Literal["none", "tanh"]
+
+_APPROXIMATIONS = ("none", "tanh")
+
+
+def geglu_reference(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none") -> Tensor:
+    """``geglu`` in torch's own operators, differentiable any number of times; float64 is computed in float64."""
+    a, b = halves(a, b)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return (F.gelu(a.to(compute_dtype(a)), approximate=approximate) * b.to(compute_dtype(b))).to(dtype)
+
+
+@triton.jit
+def _geglu_forward_kernel(  # type: ignore[no-untyped-def]
+    a_ptr,
+    b_ptr,
+    y_ptr,
+    a_stride,
+    b_stride,
+    M,
+    N,
+    APPROXIMATE: tl.constexpr,
+    PACKED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(N, BLOCK_N)
+    row = ((program // blocks) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    column = ((program % blocks) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
+    mask = (row < M) & (column < N)
+    if PACKED:
+        b_ptr = a_ptr + N
+    a = tl.load(a_ptr + row * a_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    b = tl.load(b_ptr + row * b_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    y = gelu(a, APPROXIMATE) * b
+    tl.store(y_ptr + row * N + column, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _geglu_backward_kernel(  # type: ignore[no-untyped-def]
+    a_ptr,
+    b_ptr,
+    dy_ptr,
+    da_ptr,
+    db_ptr,
+    a_stride,
+    b_stride,
+    dy_stride,
+    da_stride,
+    M,
+    N,
+    APPROXIMATE: tl.constexpr,
+    PACKED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(N, BLOCK_N)
+    row = ((program // blocks) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    column = ((program % blocks) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
+    mask = (row < M) & (column < N)
+    if PACKED:
+        b_ptr = a_ptr + N
+        db_ptr = da_ptr + N
+    a = tl.load(a_ptr + row * a_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    b = tl.load(b_ptr + row * b_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    dy = tl.load(dy_ptr + row * dy_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    da = dy * b * gelu_derivative(a, APPROXIMATE)
+    tl.store(da_ptr + row * da_stride + column, da.to(da_ptr.dtype.element_ty), mask=mask)
+    tl.store(db_ptr + row * da_stride + column, (dy * gelu(a, APPROXIMATE)).to(db_ptr.dtype.element_ty), mask=mask)
+
+
+@operator("geglu", lambda a, b, approximate: gate_output(a, b))
+def _geglu_operator(a: Tensor, b: Tensor | None, approximate: str) -> Tensor:
+    return gate_forward(wrap_triton(_geglu_forward_kernel), a, b, APPROXIMATE=approximate)
+
+
+@operator("geglu_backward", lambda a, b, dy, approximate: gate_backward_outputs(a, b))
+def _geglu_backward_operator(a: Tensor, b: Tensor | None, dy: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
+    return gate_backward(wrap_triton(_geglu_backward_kernel), a, b, dy, APPROXIMATE=approximate)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    a, b, approximate = inputs
+    ctx.save_for_backward(a, b)
+    ctx.approximate = approximate
+
+
+class _GEGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor | None, approximate: str) -> Tensor:
+        y = gate_forward(_geglu_forward_kernel, a, b, APPROXIMATE=approximate)
+        _save(ctx, (a, b, approximate), y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        def run(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor]:
+            return gate_backward(_geglu_backward_kernel, a, b, dy, APPROXIMATE=ctx.approximate)
+
+        return *differentiate_gate("geglu", run, ctx, grads[0]), None
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def run(a: Tensor, b: Tensor | None, dy: Tensor) -> Any:
+        return _geglu_backward_operator(a, b, dy, ctx.approximate)
+
+    return *differentiate_gate("geglu", run, ctx, dy), None
+
+
+_geglu_operator.register_autograd(_backward, setup_context=_save)
+
+
+def geglu(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none") -> Tensor:
+    """``gelu(a) * b``, computed in float32 and rounded once.
+
+    Args:
+        a: any shape, float32, float16 or bfloat16; without b a packed tensor (..., 2N): first half a, second half b.
+            (diffusers packs the other way round, with the half that goes through GELU last.)
+        b: the shape of a.
+        approximate: GELU by ``erf`` (``"none"``) or by ``tanh``, as in ``F.gelu``.
+
+    Returns:
+        The shape of b, contiguous, in the promoted dtype of a and b.
+
+    Raises:
+        TypeError: an unsupported dtype.
+        ValueError: shapes or devices that do not match, an odd last axis of a packed tensor, an unknown approximation.
+        RuntimeError: a device without Triton kernels; a second derivative.
+
+    Example:
+        >>> import torch
+        >>> geglu_reference(torch.tensor([1.0, 2.0, 10.0, 100.0], dtype=torch.float64))
+        tensor([  8.4134, 195.4500], dtype=torch.float64)
+    """
+    check_gate("geglu", a, b)
+    check_choice("geglu", "approximate", approximate, _APPROXIMATIONS)
+    if is_traced(a):
+        traced: Tensor = _geglu_operator(a, b, approximate)
+        return traced
+    if needs_grad(a, b):
+        y: Tensor = _GEGLU.apply(a, b, approximate)  # type: ignore[no-untyped-call]
+        return y
+    return gate_forward(_geglu_forward_kernel, a, b, APPROXIMATE=approximate)
+
+
+class GEGLU(nn.Module):
+    """``geglu`` of a pair or of a packed tensor; has no weights, the projections around it are the model's own."""
+
+    def __init__(self, approximate: Approximate = "none") -> None:
+        super().__init__()
+        check_choice("GEGLU", "approximate", approximate, _APPROXIMATIONS)
+        self.approximate: Approximate = approximate
+
+    def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+        """Apply ``geglu``."""
+        return geglu(a, b, self.approximate)
+
+    def extra_repr(self) -> str:
+        """What ``print(module)`` shows between the brackets."""
+        return f"approximate={self.approximate!r}"

@@ -1,0 +1,118 @@
+"""What the operators accept: checks of dtype, device and shape with errors that name the way out, and the row view.
+
+Raises only built-in exceptions (``TypeError``, ``ValueError``, ``RuntimeError``): the operators can be used without the
+rest of the package.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fuselab.ops.launch import INTERPRETED
+
+__all__ = [
+    "DTYPES",
+    "check_choice",
+    "check_tensors",
+    "check_vector",
+    "compute_dtype",
+    "is_traced",
+    "needs_grad",
+    "rows",
+]
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""Dtypes of tensors that the kernels read and write; they compute in float32 whatever these are."""
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def check_tensors(operator: str, **tensors: Tensor | None) -> None:
+    """Refuse what the kernels of ``operator`` cannot read; ``None`` (an optional input left out) passes.
+
+    Raises:
+        TypeError: not a tensor, or not float32, float16 or bfloat16.
+        ValueError: two tensors on different devices.
+        RuntimeError: a device that the kernels cannot run on here.
+    """
+    first_name, first = "", None
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{operator}: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
+        if tensor.dtype not in DTYPES:
+            supported = ", ".join(map(str, DTYPES))
+            raise TypeError(f"{operator}: {name} is {tensor.dtype}; supported dtypes: {supported}")
+        if first is None:
+            first_name, first = name, tensor
+        elif tensor.device != first.device:
+            raise ValueError(
+                f"{operator}: {name} is on {tensor.device} but {first_name} is on {first.device}; "
+                f"move it with {name}.to({str(first.device)!r})"
+            )
+    if first is not None and not first.is_cuda:
+        _check_device(operator, first_name, first.device)
+
+
+def _check_device(operator: str, name: str, device: torch.device) -> None:
+    if device.type == "cpu" and INTERPRETED:
+        return
+    if device.type == "cpu":
+        raise RuntimeError(
+            f"{operator}: {name} is on the CPU, where Triton kernels run only in Triton's interpreter; move it to a "
+            f"GPU with .to('cuda'), set TRITON_INTERPRET=1 before Python starts, or use the pure torch "
+            f"fuselab.ops.{operator}_reference"
+        )
+    raise RuntimeError(f"{operator}: {name} is on {device}; supported devices: cuda, and cpu with TRITON_INTERPRET=1")
+
+
+def check_vector(operator: str, name: str, vector: Tensor | None, width: int) -> None:
+    """Refuse a weight or bias that is not one number a column.
+
+    Raises:
+        ValueError: its shape is not ``(width,)``.
+    """
+    if vector is not None and (vector.dim() != 1 or vector.shape[0] != width):
+        raise ValueError(f"{operator}: {name} has shape {tuple(vector.shape)}; expected ({width},), the last axis of x")
+
+
+def check_choice(operator: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse an option's value that is not in a list.
+
+    Raises:
+        ValueError: the message lists what is allowed.
+    """
+    if value not in allowed:
+        raise ValueError(f"{operator}: {name}={value!r}; allowed: {', '.join(map(repr, allowed))}")
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether the call has to go through the dispatcher as one operator: compilation, fake tensors, subclasses.
+
+    A plain tensor in eager mode takes the direct way instead, which spares the dispatcher's share of the host time.
+    """
+    return torch.compiler.is_compiling() or type(x) not in _PLAIN
+
+
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd has to record a call with these inputs."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def rows(x: Tensor) -> Tensor:
+    """``x`` of shape (..., N) as (M, N) with adjacent columns; a view where the layout allows it, else a copy.
+
+    Rows may be any distance apart (the kernels take the row stride), so a slice of columns is not copied, whereas an
+    expanded gradient such as that of ``.sum()`` is.
+    """
+    width = x.shape[-1]
+    if x.dim() != 2:
+        x = x.reshape(x.numel() // width if width else 0, width)
+    return x if width == 1 or x.stride(1) == 1 else x.contiguous()
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Dtype that a reference computes in: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -1,0 +1,129 @@
+"""How the kernels are launched: tile sizes, persistent grids, the device, and registration as operators of torch.
+
+Eager calls launch the kernels directly. Under ``torch.compile`` each forward and each backward is one operator of
+torch (``torch.ops.fuselab.*``), made with ``torch.library.triton_op``, which shows Inductor the kernels inside.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+__all__ = [
+    "ELEMENTS",
+    "INTERPRETED",
+    "Tile",
+    "empty",
+    "launch",
+    "operator",
+    "persistent_programs",
+    "row_tile",
+    "wrap_triton",
+]
+
+
+@triton.jit
+def _probe(pointer):  # type: ignore[no-untyped-def]
+    tl.store(pointer, 0)
+
+
+INTERPRETED: bool = not isinstance(_probe, JITFunction)
+"""Whether ``triton.jit`` made kernels for Triton's interpreter (TRITON_INTERPRET=1 when they were defined): these run
+on CPU tensors, slowly."""
+
+_INTERPRETED_PROGRAMS = 3
+"""Programs of a persistent kernel in the interpreter: it runs them one after the other."""
+
+_PROGRAMS_PER_MULTIPROCESSOR = 2
+
+ELEMENTS = 2048
+"""Elements of an operation without sums that a program of four warps has: two 16-byte accesses a thread and stream in
+half precision."""
+
+
+class Tile(NamedTuple):
+    """Rows and columns that a program holds at once, and its warps."""
+
+    BLOCK_M: int
+    BLOCK_N: int
+    num_warps: int
+
+
+def row_tile(width: int, *, widest: int, elements: int = ELEMENTS) -> Tile:
+    """The tile for rows of ``width`` columns: the whole row up to ``widest``, and a loop over the columns above.
+
+    Narrow rows share a program, so that it has about ``elements`` to do. Warps follow the number of elements: 16 a
+    thread, two to four 16-byte accesses a thread and stream in half precision, and few enough to stay in registers.
+
+    Example:
+        >>> row_tile(300, widest=16384)
+        Tile(BLOCK_M=4, BLOCK_N=512, num_warps=4)
+        >>> row_tile(100_000, widest=16384)
+        Tile(BLOCK_M=1, BLOCK_N=16384, num_warps=32)
+    """
+    # int(): a symbolic width becomes a constant of the compiled graph, because the tile is a constant of the kernel.
+    block_n = min(max(triton.next_power_of_2(int(width)), 16), widest)
+    block_m = max(elements // block_n, 1)
+    num_warps = min(max(block_m * block_n // 512, 4), 32)
+    return Tile(block_m, block_n, num_warps)
+
+
+@functools.lru_cache
+def _multiprocessors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def persistent_programs(tiles: int, device: torch.device) -> int:
+    """Programs that share ``tiles`` among them, each with partial sums of its own: at most two a multiprocessor."""
+    most = _PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device) if device.type == "cuda" else _INTERPRETED_PROGRAMS
+    return max(min(tiles, most), 1)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> None:
+    """Launch ``kernel`` on ``device``, which need not be the current one (Triton itself launches on the current one).
+
+    ``kernel`` is a jitted function, or what ``wrap_triton`` made of it: then Inductor takes care of the device.
+    """
+    if isinstance(kernel, JITFunction) and device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            kernel[grid](*args, **meta)
+    else:
+        kernel[grid](*args, **meta)
+
+
+def wrap_triton(kernel: Any) -> Any:
+    """``torch.library.wrap_triton``, the form of a kernel that a compiler can see; interpreted kernels as they are.
+
+    Under its own name, because torch finds the kernels of an operator by this name in the operator's source.
+    """
+    return kernel if INTERPRETED else torch.library.wrap_triton(kernel)
+
+
+def operator(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Register a function that allocates its outputs and launches kernels as ``torch.ops.fuselab.<name>``.
+
+    ``fake`` allocates the same outputs and launches nothing. It is needed in Triton's interpreter only: a ``triton_op``
+    is traced through its own body, and an interpreted kernel cannot be traced, so that there the operator is opaque.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        qualified = f"fuselab::{name}"
+        if not INTERPRETED:
+            return torch.library.triton_op(qualified, function, mutates_args=())
+        opaque = torch.library.custom_op(qualified, function, mutates_args=())
+        opaque.register_fake(fake)
+        return opaque
+
+    return decorate
+
+
+def empty(x: Tensor) -> Tensor:
+    """A tensor without elements, for an output of an operator that this call does not have."""
+    return x.new_empty(0)

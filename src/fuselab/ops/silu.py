@@ -1,0 +1,265 @@
+"""SiLU and SwiGLU, forward and backward (Elfwing et al., 2017; Shazeer, 2020).
+
+Nothing but the inputs is kept for the backward: the sigmoid is cheaper to compute again than to store and load.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+
+from fuselab.ops.autograd import refuse_second_derivative
+from fuselab.ops.gate import (
+    check_gate,
+    differentiate_gate,
+    gate_backward,
+    gate_backward_outputs,
+    gate_forward,
+    gate_output,
+    halves,
+)
+from fuselab.ops.inputs import check_tensors, compute_dtype, is_traced, needs_grad
+from fuselab.ops.launch import ELEMENTS, launch, operator, wrap_triton
+
+__all__ = ["SiLU", "SwiGLU", "silu", "silu_reference", "swiglu", "swiglu_reference"]
+
+
+def silu_reference(x: Tensor) -> Tensor:
+    """``silu`` in torch's own operators, differentiable any number of times; float64 is computed in float64."""
+    wide = x.to(compute_dtype(x))
+    return (wide * torch.sigmoid(wide)).to(x.dtype)
+
+
+def swiglu_reference(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """``swiglu`` in torch's own operators."""
+    a, b = halves(a, b)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    wide_a, wide_b = a.to(compute_dtype(a)), b.to(compute_dtype(b))
+    return (wide_a * torch.sigmoid(wide_a) * wide_b).to(dtype)
+
+
+@triton.jit
+def _silu_forward_kernel(x_ptr, y_ptr, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    # 64-bit offsets: a tensor may have more than 2^31 elements.
+    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = offset < count
+    x = tl.load(x_ptr + offset, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    tl.store(y_ptr + offset, (x / (1.0 + tl.exp(-x))).to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _silu_backward_kernel(x_ptr, dy_ptr, dx_ptr, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = offset < count
+    x = tl.load(x_ptr + offset, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    dy = tl.load(dy_ptr + offset, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    sigmoid = 1.0 / (1.0 + tl.exp(-x))
+    dx = dy * sigmoid * (1.0 + x * (1.0 - sigmoid))
+    tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _swiglu_forward_kernel(  # type: ignore[no-untyped-def]
+    a_ptr, b_ptr, y_ptr, a_stride, b_stride, M, N, PACKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    program = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(N, BLOCK_N)
+    row = ((program // blocks) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    column = ((program % blocks) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
+    mask = (row < M) & (column < N)
+    if PACKED:
+        b_ptr = a_ptr + N
+    a = tl.load(a_ptr + row * a_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    b = tl.load(b_ptr + row * b_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    y = a / (1.0 + tl.exp(-a)) * b
+    tl.store(y_ptr + row * N + column, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _swiglu_backward_kernel(  # type: ignore[no-untyped-def]
+    a_ptr,
+    b_ptr,
+    dy_ptr,
+    da_ptr,
+    db_ptr,
+    a_stride,
+    b_stride,
+    dy_stride,
+    da_stride,
+    M,
+    N,
+    PACKED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(N, BLOCK_N)
+    row = ((program // blocks) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    column = ((program % blocks) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
+    mask = (row < M) & (column < N)
+    if PACKED:
+        b_ptr = a_ptr + N
+        db_ptr = da_ptr + N
+    a = tl.load(a_ptr + row * a_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    b = tl.load(b_ptr + row * b_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    dy = tl.load(dy_ptr + row * dy_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
+    sigmoid = 1.0 / (1.0 + tl.exp(-a))
+    da = dy * b * sigmoid * (1.0 + a * (1.0 - sigmoid))
+    tl.store(da_ptr + row * da_stride + column, da.to(da_ptr.dtype.element_ty), mask=mask)
+    tl.store(db_ptr + row * da_stride + column, (dy * a * sigmoid).to(db_ptr.dtype.element_ty), mask=mask)
+
+
+def _silu_forward(kernel: Any, x: Tensor) -> Tensor:
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if x.numel() != 0:
+        grid = (triton.cdiv(x.numel(), ELEMENTS),)
+        launch(kernel, grid, x.device, x.contiguous(), y, x.numel(), BLOCK=ELEMENTS, num_warps=4)
+    return y
+
+
+def _silu_backward(kernel: Any, x: Tensor, dy: Tensor) -> Tensor:
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if x.numel() != 0:
+        grid = (triton.cdiv(x.numel(), ELEMENTS),)
+        launch(kernel, grid, x.device, x.contiguous(), dy.contiguous(), dx, x.numel(), BLOCK=ELEMENTS, num_warps=4)
+    return dx
+
+
+@operator("silu", lambda x: torch.empty(x.shape, dtype=x.dtype, device=x.device))
+def _silu_operator(x: Tensor) -> Tensor:
+    return _silu_forward(wrap_triton(_silu_forward_kernel), x)
+
+
+@operator("silu_backward", lambda x, dy: torch.empty(x.shape, dtype=x.dtype, device=x.device))
+def _silu_backward_operator(x: Tensor, dy: Tensor) -> Tensor:
+    return _silu_backward(wrap_triton(_silu_backward_kernel), x, dy)
+
+
+@operator("swiglu", gate_output)
+def _swiglu_operator(a: Tensor, b: Tensor | None) -> Tensor:
+    return gate_forward(wrap_triton(_swiglu_forward_kernel), a, b)
+
+
+@operator("swiglu_backward", lambda a, b, dy: gate_backward_outputs(a, b))
+def _swiglu_backward_operator(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor]:
+    return gate_backward(wrap_triton(_swiglu_backward_kernel), a, b, dy)
+
+
+def _differentiate_silu(run: Any, ctx: Any, dy: Tensor) -> Tensor | None:
+    (x,) = ctx.saved_tensors
+    with torch.no_grad():
+        dx = run(x, dy)
+    return refuse_second_derivative("silu", (dx,), (dy, x))[0]
+
+
+class _SiLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _silu_forward(_silu_forward_kernel, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return _differentiate_silu(lambda x, dy: _silu_backward(_silu_backward_kernel, x, dy), ctx, grads[0])
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor | None) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return gate_forward(_swiglu_forward_kernel, a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        def run(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor]:
+            return gate_backward(_swiglu_backward_kernel, a, b, dy)
+
+        return differentiate_gate("swiglu", run, ctx, grads[0])
+
+
+_silu_operator.register_autograd(
+    lambda ctx, dy: _differentiate_silu(_silu_backward_operator, ctx, dy),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+_swiglu_operator.register_autograd(
+    lambda ctx, dy: differentiate_gate("swiglu", _swiglu_backward_operator, ctx, dy),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
+def silu(x: Tensor) -> Tensor:
+    """``x * sigmoid(x)``, computed in float32 and rounded once.
+
+    Args:
+        x: any shape, float32, float16 or bfloat16; copied first when it is not contiguous.
+
+    Returns:
+        The shape and dtype of x, contiguous.
+
+    Raises:
+        TypeError: an unsupported dtype.
+        RuntimeError: a device without Triton kernels; a second derivative.
+
+    Example:
+        >>> import torch
+        >>> silu_reference(torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64))
+        tensor([-0.2689,  0.0000,  0.7311], dtype=torch.float64)
+    """
+    check_tensors("silu", x=x)
+    if is_traced(x):
+        traced: Tensor = _silu_operator(x)
+        return traced
+    if needs_grad(x):
+        y: Tensor = _SiLU.apply(x)  # type: ignore[no-untyped-call]
+        return y
+    return _silu_forward(_silu_forward_kernel, x)
+
+
+def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """``silu(a) * b``, computed in float32 and rounded once.
+
+    Args:
+        a: any shape, float32, float16 or bfloat16; without b a packed tensor (..., 2N): first half a, second half b.
+        b: the shape of a.
+
+    Returns:
+        The shape of b, contiguous, in the promoted dtype of a and b.
+
+    Raises:
+        TypeError: an unsupported dtype.
+        ValueError: shapes or devices that do not match, an odd last axis of a packed tensor.
+        RuntimeError: a device without Triton kernels; a second derivative.
+
+    Example:
+        >>> import torch
+        >>> swiglu_reference(torch.tensor([1.0, 2.0, 10.0, 100.0], dtype=torch.float64))
+        tensor([  7.3106, 176.1594], dtype=torch.float64)
+    """
+    check_gate("swiglu", a, b)
+    if is_traced(a):
+        traced: Tensor = _swiglu_operator(a, b)
+        return traced
+    if needs_grad(a, b):
+        y: Tensor = _SwiGLU.apply(a, b)  # type: ignore[no-untyped-call]
+        return y
+    return gate_forward(_swiglu_forward_kernel, a, b)
+
+
+class SiLU(nn.Module):
+    """``silu``, in the place of ``nn.SiLU``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply ``silu``."""
+        return silu(x)
+
+
+class SwiGLU(nn.Module):
+    """``swiglu`` of a pair or of a packed tensor; has no weights, the projections around it are the model's own."""
+
+    def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+        """Apply ``swiglu``."""
+        return swiglu(a, b)

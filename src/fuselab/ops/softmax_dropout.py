@@ -1,0 +1,489 @@
+"""Softmax followed by dropout, with an optional scale and mask, forward and backward (Srivastava et al., 2014).
+
+What is dropped is never stored: it is a function of a seed, the row and the column (see ``philox``). The seed is one
+number drawn from torch's generator a call and kept for the backward, which evaluates the same function again. So
+``torch.manual_seed`` reproduces it, checkpointing, which restores the generator, replays it, and a CUDA graph draws a
+new seed with each replay. Besides the seed, the backward keeps the input and two float32 a row.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+
+from fuselab.ops.autograd import refuse_second_derivative
+from fuselab.ops.inputs import check_tensors, compute_dtype, is_traced, needs_grad, rows
+from fuselab.ops.launch import launch, operator, row_tile, wrap_triton
+from fuselab.ops.philox import check_probability, dropout_arguments, dropout_factor
+from fuselab.ops.score_mask import check_mask, mask_arguments
+
+__all__ = ["SoftmaxDropout", "softmax_dropout", "softmax_dropout_reference"]
+
+_FORWARD_WIDEST = 16384
+_BACKWARD_WIDEST = 16384
+# Columns of a tile in rows wider than that.
+_WIDE = 4096
+
+
+def softmax_dropout_reference(
+    x: Tensor,
+    p: float,
+    keep: Tensor | None = None,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    dim: int = -1,
+) -> Tensor:
+    """``softmax_dropout`` in torch's own operators, given the elements to keep; float64 is computed in float64.
+
+    ``keep`` is a boolean tensor of x's shape, or None for a call that drops nothing.
+    """
+    scores = x.to(compute_dtype(x))
+    if scale is not None:
+        scores = scores * scale
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
+    probabilities = F.softmax(scores, dim=dim)
+    if keep is not None:
+        probabilities = probabilities * (keep.to(scores.dtype) * (1 / (1 - p) if p < 1 else 0.0))
+    return probabilities.to(x.dtype)
+
+
+@triton.jit
+def _scores(  # type: ignore[no-untyped-def]
+    x_ptr,
+    mask_ptr,
+    row,
+    column,
+    inside,
+    x_stride,
+    scale,
+    mask_size_1,
+    mask_size_2,
+    mask_stride_0,
+    mask_stride_1,
+    mask_stride_2,
+    mask_stride_n,
+    MASK: tl.constexpr,
+):
+    # What softmax is taken of; -inf outside of the row, so that nothing is added to the sum there.
+    scores = tl.load(x_ptr + row * x_stride + column, mask=inside, other=float("-inf")).to(tl.float32) * scale
+    if MASK != "none":
+        outer = row // mask_size_2
+        offset = (outer // mask_size_1) * mask_stride_0 + (outer % mask_size_1) * mask_stride_1
+        offset += (row % mask_size_2) * mask_stride_2
+        pointer = mask_ptr + offset + column.to(tl.int64) * mask_stride_n
+        if MASK == "keep":
+            scores = tl.where(tl.load(pointer, mask=inside, other=0) != 0, scores, float("-inf"))
+        else:
+            scores += tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
+    # A scale that is negative or NaN would bring the columns outside of the row back.
+    return tl.where(inside, scores, float("-inf"))
+
+
+@triton.jit(do_not_specialize=["threshold"])
+def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    mask_ptr,
+    seed_ptr,
+    y_ptr,
+    max_ptr,
+    reciprocal_ptr,
+    x_stride,
+    M,
+    N,
+    scale,
+    threshold,
+    rescale,
+    mask_size_1,
+    mask_size_2,
+    mask_stride_0,
+    mask_stride_1,
+    mask_stride_2,
+    mask_stride_n,
+    MASK: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # 64-bit rows: a tensor may have more than 2^31 elements.
+    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    y_ptr += row * N
+    seed = 0
+    if DROPOUT:
+        seed = tl.load(seed_ptr)
+
+    if ONE_BLOCK:
+        column = tl.arange(0, BLOCK_N)[None, :]
+        inside = (row < M) & (column < N)
+        scores = _scores(
+            x_ptr, mask_ptr, row, column, inside, x_stride, scale,
+            mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
+        )  # fmt: skip
+        maximum = tl.max(scores, axis=1, keep_dims=True)
+        exponentials = tl.exp(scores - maximum)
+        reciprocal = 1.0 / tl.sum(exponentials, axis=1, keep_dims=True)
+        y = exponentials * reciprocal
+        if DROPOUT:
+            y *= dropout_factor(seed, row, 0, threshold, rescale, BLOCK_M, BLOCK_N)
+        tl.store(y_ptr + column, y.to(y_ptr.dtype.element_ty), mask=inside)
+    else:
+        # One pass for maximum and sum together (Milakov and Gimelshein, 2018), one for the result.
+        maximum = tl.full((BLOCK_M, 1), float("-inf"), tl.float32)
+        total = tl.zeros((BLOCK_M, 1), tl.float32)
+        for start in range(0, N, BLOCK_N):
+            column = start + tl.arange(0, BLOCK_N)[None, :]
+            scores = _scores(
+                x_ptr, mask_ptr, row, column, (row < M) & (column < N), x_stride, scale,
+                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
+            )  # fmt: skip
+            highest = tl.maximum(maximum, tl.max(scores, axis=1, keep_dims=True))
+            # While everything seen is -inf, -inf - -inf = NaN would spoil the finite columns that follow.
+            base = tl.where(highest == float("-inf"), 0.0, highest)
+            total = total * tl.exp(maximum - base) + tl.sum(tl.exp(scores - base), axis=1, keep_dims=True)
+            maximum = highest
+        reciprocal = 1.0 / total
+        for start in range(0, N, BLOCK_N):
+            column = start + tl.arange(0, BLOCK_N)[None, :]
+            inside = (row < M) & (column < N)
+            scores = _scores(
+                x_ptr, mask_ptr, row, column, inside, x_stride, scale,
+                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
+            )  # fmt: skip
+            y = tl.exp(scores - maximum) * reciprocal
+            if DROPOUT:
+                y *= dropout_factor(seed, row, start, threshold, rescale, BLOCK_M, BLOCK_N)
+            tl.store(y_ptr + column, y.to(y_ptr.dtype.element_ty), mask=inside)
+    tl.store(max_ptr + row, maximum, mask=row < M)
+    tl.store(reciprocal_ptr + row, reciprocal, mask=row < M)
+
+
+@triton.jit(do_not_specialize=["threshold"])
+def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    mask_ptr,
+    seed_ptr,
+    max_ptr,
+    reciprocal_ptr,
+    dy_ptr,
+    dx_ptr,
+    x_stride,
+    dy_stride,
+    M,
+    N,
+    scale,
+    dx_scale,
+    threshold,
+    rescale,
+    mask_size_1,
+    mask_size_2,
+    mask_stride_0,
+    mask_stride_1,
+    mask_stride_2,
+    mask_stride_n,
+    MASK: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    dx_ptr += row * N
+    dy_ptr += row * dy_stride
+    maximum = tl.load(max_ptr + row, mask=row < M, other=0.0)
+    reciprocal = tl.load(reciprocal_ptr + row, mask=row < M, other=0.0)
+    seed = 0
+    if DROPOUT:
+        seed = tl.load(seed_ptr)
+
+    if ONE_BLOCK:
+        column = tl.arange(0, BLOCK_N)[None, :]
+        inside = (row < M) & (column < N)
+        scores = _scores(
+            x_ptr, mask_ptr, row, column, inside, x_stride, scale,
+            mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
+        )  # fmt: skip
+        probabilities = tl.exp(scores - maximum) * reciprocal
+        gradient = tl.load(dy_ptr + column, mask=inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        if DROPOUT:
+            gradient *= dropout_factor(seed, row, 0, threshold, rescale, BLOCK_M, BLOCK_N)
+        projected = tl.sum(gradient * probabilities, axis=1, keep_dims=True)
+        dx = probabilities * (gradient - projected) * dx_scale
+        tl.store(dx_ptr + column, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+    else:
+        projected = tl.zeros((BLOCK_M, 1), tl.float32)
+        for start in range(0, N, BLOCK_N):
+            column = start + tl.arange(0, BLOCK_N)[None, :]
+            inside = (row < M) & (column < N)
+            scores = _scores(
+                x_ptr, mask_ptr, row, column, inside, x_stride, scale,
+                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
+            )  # fmt: skip
+            gradient = tl.load(dy_ptr + column, mask=inside, other=0.0).to(tl.float32)
+            if DROPOUT:
+                gradient *= dropout_factor(seed, row, start, threshold, rescale, BLOCK_M, BLOCK_N)
+            products = gradient * (tl.exp(scores - maximum) * reciprocal)
+            projected += tl.sum(products, axis=1, keep_dims=True)
+        for start in range(0, N, BLOCK_N):
+            column = start + tl.arange(0, BLOCK_N)[None, :]
+            inside = (row < M) & (column < N)
+            scores = _scores(
+                x_ptr, mask_ptr, row, column, inside, x_stride, scale,
+                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
+            )  # fmt: skip
+            gradient = tl.load(dy_ptr + column, mask=inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
+            if DROPOUT:
+                gradient *= dropout_factor(seed, row, start, threshold, rescale, BLOCK_M, BLOCK_N)
+            dx = tl.exp(scores - maximum) * reciprocal * (gradient - projected) * dx_scale
+            tl.store(dx_ptr + column, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+
+
+def _forward_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    maximum = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
+    return y, maximum, torch.empty_like(maximum)
+
+
+def _forward(
+    kernel: Any, x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, maximum, reciprocal = _forward_outputs(x)
+    if x.numel() == 0:
+        return y, maximum, reciprocal
+    x_MN = rows(x)
+    M, N = x_MN.shape
+    mask, mask_layout, mask_kind = mask_arguments(x, mask)
+    tile = row_tile(N, widest=_FORWARD_WIDEST if N <= _FORWARD_WIDEST else _WIDE)
+    launch(
+        kernel,
+        (triton.cdiv(M, tile.BLOCK_M),),
+        x.device,
+        x_MN,
+        mask,
+        x_MN if seed is None else seed,
+        y,
+        maximum,
+        reciprocal,
+        x_MN.stride(0),
+        M,
+        N,
+        scale,
+        *dropout_arguments(p),
+        *mask_layout,
+        MASK=mask_kind,
+        DROPOUT=seed is not None,
+        ONE_BLOCK=tile.BLOCK_N >= N,
+        BLOCK_M=tile.BLOCK_M,
+        BLOCK_N=tile.BLOCK_N,
+        num_warps=tile.num_warps,
+    )
+    return y, maximum, reciprocal
+
+
+def _backward_outputs(x: Tensor, scores_grad: bool) -> Tensor:
+    return torch.empty(x.shape, dtype=torch.float32 if scores_grad else x.dtype, device=x.device)
+
+
+def _backward(
+    kernel: Any,
+    x: Tensor,
+    seed: Tensor | None,
+    mask: Tensor | None,
+    maximum: Tensor,
+    reciprocal: Tensor,
+    dy: Tensor,
+    p: float,
+    scale: float,
+    scores_grad: bool,
+) -> Tensor:
+    # The gradient of x; with scores_grad that of scale * x + mask, in float32.
+    dx = _backward_outputs(x, scores_grad)
+    if x.numel() == 0:
+        return dx
+    x_MN, dy_MN = rows(x), rows(dy)
+    M, N = x_MN.shape
+    mask, mask_layout, mask_kind = mask_arguments(x, mask)
+    tile = row_tile(N, widest=_BACKWARD_WIDEST if N <= _BACKWARD_WIDEST else _WIDE)
+    launch(
+        kernel,
+        (triton.cdiv(M, tile.BLOCK_M),),
+        x.device,
+        x_MN,
+        mask,
+        x_MN if seed is None else seed,
+        maximum,
+        reciprocal,
+        dy_MN,
+        dx,
+        x_MN.stride(0),
+        dy_MN.stride(0),
+        M,
+        N,
+        scale,
+        1.0 if scores_grad else scale,
+        *dropout_arguments(p),
+        *mask_layout,
+        MASK=mask_kind,
+        DROPOUT=seed is not None,
+        ONE_BLOCK=tile.BLOCK_N >= N,
+        BLOCK_M=tile.BLOCK_M,
+        BLOCK_N=tile.BLOCK_N,
+        num_warps=tile.num_warps,
+    )
+    return dx
+
+
+@operator("softmax_dropout", lambda x, seed, mask, p, scale: _forward_outputs(x))
+def _softmax_dropout(
+    x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _forward(wrap_triton(_softmax_dropout_forward_kernel), x, seed, mask, p, scale)
+
+
+@operator(
+    "softmax_dropout_backward",
+    lambda x, seed, mask, maximum, reciprocal, dy, p, scale, scores_grad: _backward_outputs(x, scores_grad),
+)
+def _softmax_dropout_backward(
+    x: Tensor,
+    seed: Tensor | None,
+    mask: Tensor | None,
+    maximum: Tensor,
+    reciprocal: Tensor,
+    dy: Tensor,
+    p: float,
+    scale: float,
+    scores_grad: bool,
+) -> Tensor:
+    kernel = wrap_triton(_softmax_dropout_backward_kernel)
+    return _backward(kernel, x, seed, mask, maximum, reciprocal, dy, p, scale, scores_grad)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, seed, mask, p, scale = inputs
+    ctx.save_for_backward(x, seed, mask, *output[1:])
+    ctx.options = p, scale
+
+
+def _differentiate(run: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None]:
+    x, seed, mask, maximum, reciprocal = ctx.saved_tensors
+    p, scale = ctx.options
+    mask_grad = ctx.needs_input_grad[2]
+    dmask = None
+    with torch.no_grad():
+        dx = run(x, seed, mask, maximum, reciprocal, dy, p, scale, mask_grad)
+        if mask_grad:
+            dmask = dx.sum_to_size(mask.shape).to(mask.dtype)
+            dx = (dx * scale).to(x.dtype)
+    dx, dmask = refuse_second_derivative("softmax_dropout", (dx, dmask), (dy, x, mask))
+    return dx, None, dmask, None, None
+
+
+class _SoftmaxDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float) -> Tensor:
+        output = _forward(_softmax_dropout_forward_kernel, x, seed, mask, p, scale)
+        _save(ctx, (x, seed, mask, p, scale), output)
+        return output[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        def run(*args: Any) -> Tensor:
+            return _backward(_softmax_dropout_backward_kernel, *args)
+
+        return _differentiate(run, ctx, grads[0])
+
+
+_softmax_dropout.register_autograd(
+    lambda ctx, dy, _maximum, _reciprocal: _differentiate(_softmax_dropout_backward, ctx, dy), setup_context=_save
+)
+
+
+def _check(x: Tensor, p: float, mask: Tensor | None, dim: int) -> None:
+    check_tensors("softmax_dropout", x=x)
+    check_mask("softmax_dropout", mask, x)
+    check_probability("softmax_dropout", p)
+    if not -x.dim() <= dim < x.dim():
+        raise ValueError(f"softmax_dropout: dim={dim} for x with {x.dim()} axes; allowed: {-x.dim()} to {x.dim() - 1}")
+
+
+def softmax_dropout(
+    x: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    dim: int = -1,
+) -> Tensor:
+    """``dropout(softmax(scale * x + mask))``, in one kernel.
+
+    Args:
+        x: (..., N), float32, float16 or bfloat16, any strides.
+        p: probability that an element is dropped; those kept are multiplied by ``1 / (1 - p)``.
+        training: False drops nothing.
+        scale: factor on x; None is 1.
+        mask: broadcasts to x, as in ``F.scaled_dot_product_attention``: boolean (True keeps a score, False makes it
+            ``-inf``), or a float that is added.
+        dim: the axis to normalise; any other than the last is moved there first, which copies.
+
+    Returns:
+        The shape and dtype of x; NaN in rows where every score is ``-inf``, as ``F.softmax`` has it.
+
+    Raises:
+        TypeError: an unsupported dtype.
+        ValueError: p outside of [0, 1], an axis that x does not have, a mask that does not broadcast or is elsewhere.
+        RuntimeError: a device without Triton kernels; a second derivative.
+
+    Autocast does not change dtypes here: everything is computed in float32 in any case. What is dropped comes from
+    torch's generator of x's device. It differs from what ``F.dropout`` would drop after the same ``torch.manual_seed``.
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(1, 4, dtype=torch.float64)
+        >>> softmax_dropout_reference(x, 0.5, keep=torch.tensor([[True, False, True, True]]))
+        tensor([[0.5000, 0.0000, 0.5000, 0.5000]], dtype=torch.float64)
+    """
+    _check(x, p, mask, dim)
+    if x.dim() == 0:
+        return softmax_dropout(x[None], p, training, scale, mask)[0]
+    p = float(p) if training else 0.0
+    scale = 1.0 if scale is None else float(scale)
+    last = dim in (-1, x.dim() - 1)
+    if not last:
+        x = x.movedim(dim, -1)
+        if mask is not None:
+            mask = mask[(None,) * (x.dim() - mask.dim())].movedim(dim, -1)
+    # On x's device and without waiting for it: captured in a CUDA graph, it is drawn anew with each replay.
+    seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=x.device) if p > 0.0 else None
+    if is_traced(x):
+        y: Tensor = _softmax_dropout(x, seed, mask, p, scale)[0]
+    elif needs_grad(x, mask):
+        y = _SoftmaxDropout.apply(x, seed, mask, p, scale)  # type: ignore[no-untyped-call]
+    else:
+        y = _forward(_softmax_dropout_forward_kernel, x, seed, mask, p, scale)[0]
+    return y if last else y.movedim(-1, dim)
+
+
+class SoftmaxDropout(nn.Module):
+    """``softmax_dropout`` that drops while the module is in training mode."""
+
+    def __init__(self, p: float = 0.5, scale: float | None = None, dim: int = -1) -> None:
+        super().__init__()
+        check_probability("SoftmaxDropout", p)
+        self.p = p
+        self.scale = scale
+        self.dim = dim
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Probabilities of x's scores, some dropped; see ``softmax_dropout``."""
+        return softmax_dropout(x, self.p, self.training, self.scale, mask, self.dim)
+
+    def extra_repr(self) -> str:
+        """What ``print(module)`` shows between the brackets."""
+        return f"p={self.p}, scale={self.scale}, dim={self.dim}"
