@@ -67,7 +67,7 @@ clean: ## remove the environments and caches; runs/ stays
 # $(call make-venv,DIRECTORY): a fresh environment with the pinned pip
 define make-venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	echo "fuselab needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing)." >&2; \
+	echo "fuselab needs Python 3.11 to 3.13; $(PYTHON) is $$( { $(PYTHON) --version 2>/dev/null || echo missing; } | head -n 1 )." >&2; \
 	echo "  make $(or $(MAKECMDGOALS),run) PYTHON=python3.12" >&2; exit 2; }
 @echo "making $(1) with $$($(PYTHON) --version)"
 @$(PYTHON) -m venv --clear $(1)

@@ -1,13 +1,12 @@
 """What is here: the device to run on and the environment record of a run.
 
 Nothing here imports torch: what only torch knows is asked of ``probe``. The record is an allowlist; of the environment
-variables it holds those that change what torch and triton do, and none that looks like a secret (see ``redaction``).
+variables it holds those that change what torch and triton do, and only values that read as settings.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import platform
 import re
@@ -21,7 +20,7 @@ import msgspec
 from fuselab import compiler, probe
 from fuselab.errors import SetupError, UnknownNameError
 from fuselab.records import Environment
-from fuselab.redaction import MASK, looks_secret
+from fuselab.versions import installed
 
 __all__ = ["DEVICES", "DeviceType", "cpu_label", "environment", "resolve", "variables"]
 
@@ -49,6 +48,15 @@ _PREFIXES = (
     *("TRITON_", "FUSELAB_", "OMP_", "KMP_"),
 )
 
+WITHHELD = "<withheld>"
+"""Stands for the value of an allowed variable that does not read as a setting."""
+
+_SECRET_NAME = re.compile(r"(^|_)(token|secret|pass\w*|pwd|keys?|auth|credentials?|cookie|dsn|pat)(_|$)", re.IGNORECASE)
+_STAMP = re.compile(r"\d{8}T\d{6,}Z?")
+_LONGEST_WORD = 20
+_LONGEST_MIXED_WORD = 9
+"""A word of letters and digits longer than this (``gfx942``, ``1f2e3d4c``) is a key more often than a setting."""
+
 
 def resolve(device: str) -> DeviceType:
     """The device type to run on: ``auto`` takes a GPU that torch can use, else the CPU.
@@ -68,7 +76,12 @@ def resolve(device: str) -> DeviceType:
         raise UnknownNameError("device", device, DEVICES)
     if device == "cpu":
         return "cpu"
-    facts = probe.ask(probe.TorchFacts)
+    try:
+        facts = probe.ask(probe.TorchFacts)
+    except SetupError as error:
+        raise SetupError(
+            f"torch does not work: {error.message}", hint="`fuselab doctor` has the command that mends it"
+        ) from error
     if facts.accelerators:
         return "cuda"
     if device == "auto":
@@ -100,7 +113,7 @@ def environment(device_type: str) -> Environment:
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         compiler=compiler.version_line(compiler.cpp_program()),
-        versions=versions(),
+        versions={name: version for name in PACKAGES if (version := installed(name))},
         variables=variables(),
     )
     if device_type != "cuda":
@@ -122,30 +135,37 @@ def environment(device_type: str) -> Environment:
 
 
 def variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables that change what torch, triton and fuselab do, by name; a value like a secret is withheld.
+    """The variables that change what torch, triton and fuselab do, by name.
 
-    A variable whose name says that it holds a secret is left out altogether.
+    One whose name says that it holds a secret is left out; a value that does not read as a setting (an address with
+    credentials, a long random word) is withheld.
+
+    Args:
+        environ: the environment to read; the process's own unless given.
 
     Example:
         >>> variables({"TRITON_INTERPRET": "1", "HOME": "/root", "FUSELAB_TOKEN": "abc"})
         {'TRITON_INTERPRET': '1'}
+        >>> variables({"TORCHINDUCTOR_REMOTE": "redis://me:swordfish@cache"})
+        {'TORCHINDUCTOR_REMOTE': '<withheld>'}
     """
-    found = {}
-    for name, value in sorted((os.environ if environ is None else environ).items()):
-        if (name in _NAMES or name.startswith(_PREFIXES)) and not looks_secret(name, ""):
-            found[name] = MASK if looks_secret(name, value) else value
-    return found
+    return {
+        name: value if _reads_as_a_setting(value) else WITHHELD
+        for name, value in sorted((os.environ if environ is None else environ).items())
+        if (name in _NAMES or name.startswith(_PREFIXES)) and not _SECRET_NAME.search(name)
+    }
 
 
-def versions() -> dict[str, str]:
-    """Versions of the distributions in ``PACKAGES`` that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def _reads_as_a_setting(value: str) -> bool:
+    """Whether a value is made of numbers, plain words and paths: no address, no long word of letters and digits."""
+    if not re.fullmatch(r"[\w.,:;+*=~<> /\\()|\[\]{}-]*", value, re.ASCII) or "://" in value:
+        return False
+    words = re.findall(r"[A-Za-z0-9]+", value)
+    return all(
+        len(word) <= (_LONGEST_WORD if word.isalpha() or word.isdigit() else _LONGEST_MIXED_WORD)
+        or _STAMP.fullmatch(word)
+        for word in words
+    )
 
 
 def cpu_label() -> str:
