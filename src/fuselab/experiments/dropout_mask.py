@@ -73,8 +73,8 @@ def faults(keep: torch.Tensor, p: float) -> str:
         >>> mask = (torch.rand(64, 256, generator=generator) >= 0.1).to(torch.int8)
         >>> faults(mask, p=0.1)
         ''
-        >>> faults(mask[:1].expand(64, 256), p=0.1)
-        'elements 256 apart (1 row) are kept together, 63 sigma from independent over 16128 pairs'
+        >>> faults(mask[:, ::4].repeat_interleave(4, dim=1), p=0.1)
+        'elements 1 apart are kept together, 97 sigma from independent over 16383 pairs'
     """
     kept = (keep == KEPT).reshape(-1, keep.shape[-1])
     decided = ((keep == KEPT) | (keep == DROPPED)).reshape(-1, keep.shape[-1])
