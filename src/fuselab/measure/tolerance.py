@@ -1,0 +1,206 @@
+"""How far a result may be from the float64 reference: eager's own error, times a factor, above a floor.
+
+The bound is ``max(factor * eager's error, floor)``, for the root-mean-square and for the largest error, with a factor
+of 2, and 3 where 16-bit numbers take part. The floor is there because eager can be exact by luck: a bound of twice
+nothing fails everything. It is relative to the reference's own root-mean-square (its largest magnitude, for the
+largest error)::
+
+    2 * u_out + u_acc * (4 + sqrt(L) / 16 + sqrt(R) / 4)
+
+``u_out`` is one rounding to the output's dtype, which a gradient may see twice. ``u_acc`` is one rounding of the
+arithmetic behind it (float32 for 16-bit and 32-bit outputs); four of them are what the elementary functions of two
+libraries differ by. A sum of L terms, added up one after the other, is off by about sqrt(L) / 3 roundings; kernels
+keep 16 or more partial sums along the last axis, hence the second term. A result that is smaller than the largest
+tensor of the call by a factor of R adds up R terms, as weight gradients do over rows, usually with cancellation;
+blockwise sums are off by about sqrt(R) / 4 of their result.
+
+For float32 and 4096 columns that is 6e-7, for bf16 0.8%. On top of that the root-mean-square bound is capped at 4% of
+the reference, unless eager itself is worse than that: a result scaled by 0.95 fails whatever eager's error is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fuselab.records import TensorCheck
+
+__all__ = ["Scale", "compare", "not_repeated", "scale_of", "widen"]
+
+FACTOR = 2.0
+FACTOR_16_BIT = 3.0
+CAP = 0.04
+"""Largest relative root-mean-square error that is ever allowed, unless eager has more."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the bound of a call's tensors depends on besides the tensor itself."""
+
+    elements: int
+    """Elements of the largest tensor of the call."""
+    last_axis: int
+    """Longest last axis among the inputs."""
+    sixteen_bit: bool
+    """Whether a tensor of 16 bits or fewer takes part."""
+
+
+def scale_of(tensors: Iterable[Tensor]) -> Scale:
+    """The scale of a call from its inputs and outputs."""
+    tensors = list(tensors)
+    floating = [t for t in tensors if t.dtype.is_floating_point]
+    return Scale(
+        elements=max((t.numel() for t in tensors), default=1),
+        last_axis=max((t.shape[-1] for t in tensors if t.dim()), default=1),
+        sixteen_bit=any(t.dtype.itemsize <= 2 for t in floating),
+    )
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """The tensor in float64 (complex: complex128; integers and booleans as they are), detached, ``requires_grad``
+    kept."""
+    if not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
+        return tensor.detach()
+    wide = torch.complex128 if tensor.dtype.is_complex else torch.float64
+    # A copy even where the dtype is float64 already: the reference must not write through to the inputs.
+    return tensor.detach().to(wide, copy=True).requires_grad_(tensor.requires_grad)
+
+
+def _relative_floor(dtype: torch.dtype, numel: int, scale: Scale) -> float:
+    out = torch.finfo(dtype).eps / 2
+    accumulator = min(out, torch.finfo(torch.float32).eps / 2)
+    terms = 4 + math.sqrt(scale.last_axis) / 16 + math.sqrt(scale.elements / max(numel, 1)) / 4
+    floor = 2 * out + accumulator * terms
+    # The reference of a float64 result is no more accurate than the result.
+    return 4 * floor if dtype in (torch.float64, torch.complex128) else floor
+
+
+def _places(t: Tensor) -> Tensor:
+    """0 where finite, 1 NaN, 2 +Inf, 3 -Inf; a complex number counts by its worse part."""
+    if t.dtype.is_complex:
+        return torch.maximum(_places(t.real), _places(t.imag))
+    kinds = (torch.isnan(t), torch.isposinf(t), torch.isneginf(t))
+    return sum(
+        (kind.to(torch.uint8) * (i + 1) for i, kind in enumerate(kinds)), torch.zeros_like(kinds[0], dtype=torch.uint8)
+    )
+
+
+_PLACE_NAMES = ("a finite value", "NaN", "+Inf", "-Inf")
+
+
+def _first(mask: Tensor) -> list[int]:
+    return [int(i) for i in mask.nonzero()[0].tolist()]
+
+
+def _misplaced(got: Tensor, eager: Tensor, reference: Tensor) -> str:
+    """Where NaN and Inf are that neither eager nor the reference (rounded to the dtype) has, in words."""
+    places = _places(got)
+    eager_places = _places(eager)
+    wrong = (places != eager_places) & (places != _places(reference.to(got.dtype)))
+    count = int(wrong.sum())
+    if not count:
+        return ""
+    at = _first(wrong)
+    index = tuple(at)
+    has, should = _PLACE_NAMES[int(places[index])], _PLACE_NAMES[int(eager_places[index])]
+    return f"{has} where eager has {should}, at {count} of {got.numel()} places, first at {at}"
+
+
+def compare(
+    name: str, got: Tensor, eager: Tensor, reference: Tensor, scale: Scale, *, eager_reference: Tensor | None = None
+) -> TensorCheck:
+    """Hold ``got`` to the bound.
+
+    Args:
+        name: what it is, for messages.
+        got: the result under test.
+        eager: eager's result on the same inputs; shape, dtype and device have to be the same.
+        reference: the float64 result for the inputs (and the randomness) that ``got`` was made of.
+        scale: of the call; see ``scale_of``.
+        eager_reference: the float64 result for the randomness that eager drew, where that is another.
+    """
+    for what, mine, expected in (
+        ("shape", tuple(got.shape), tuple(eager.shape)),
+        ("dtype", got.dtype, eager.dtype),
+        ("device", got.device, eager.device),
+    ):
+        if mine != expected:
+            return TensorCheck(name=name, correct=False, reason=f"{what} {mine}, eager's is {expected}")
+    if tuple(reference.shape) != tuple(got.shape):
+        reason = f"shape {tuple(got.shape)}, the reference's is {tuple(reference.shape)}"
+        return TensorCheck(name=name, correct=False, reason=reason)
+    got, eager, reference = got.detach(), eager.detach(), reference.detach()
+    if not (got.dtype.is_floating_point or got.dtype.is_complex):
+        differ = got != reference.to(got.dtype)
+        count = int(differ.sum())
+        place = f"differs from the reference at {count} of {got.numel()} places, first at "
+        return TensorCheck(name=name, correct=not count, reason=f"{place}{_first(differ)}" if count else "")
+    # A random result has its NaN where its own reference has them, not where eager's mask put them.
+    beside = eager if eager_reference is None else reference.to(got.dtype)
+    if misplaced := _misplaced(got, beside, reference):
+        return TensorCheck(name=name, correct=False, reason=misplaced)
+    rms, largest, norm, peak = _errors(got, reference)
+    eager_rms, eager_max, _, _ = _errors(eager, reference if eager_reference is None else eager_reference.detach())
+    floor = _relative_floor(got.dtype, got.numel(), scale)
+    factor = FACTOR_16_BIT if scale.sixteen_bit or got.dtype.itemsize <= 2 else FACTOR
+    allowed_rms = max(factor * eager_rms, floor * norm)
+    allowed_rms = min(allowed_rms, max(CAP * norm, 1.25 * eager_rms))
+    allowed_max = max(factor * eager_max, floor * peak)
+    reason = ""
+    if not rms <= allowed_rms:
+        zeros = "" if bool(got.any()) else "all zeros: "
+        reason = f"{zeros}root-mean-square error {rms:.3g}, allowed {allowed_rms:.3g} (eager {eager_rms:.3g})"
+    elif not largest <= allowed_max:
+        reason = f"largest error {largest:.3g}, allowed {allowed_max:.3g} (eager {eager_max:.3g})"
+    return TensorCheck(
+        name=name,
+        correct=not reason,
+        rms_error=rms,
+        max_error=largest,
+        eager_rms_error=eager_rms,
+        eager_max_error=eager_max,
+        allowed_rms_error=allowed_rms,
+        allowed_max_error=allowed_max,
+        reason=reason,
+    )
+
+
+def not_repeated(a: Tensor, b: Tensor, scale: Scale, allowed: float | None = None) -> str:
+    """How two results for the same inputs differ by more than rounding, in words; empty where they do not.
+
+    Sums in an order that changes from call to call differ by roundings and are fine: ``allowed`` is the error that
+    each of the two may have, the floor where None.
+    """
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return f"{tuple(a.shape)} {a.dtype}, then {tuple(b.shape)} {b.dtype}"
+    if not (a.dtype.is_floating_point or a.dtype.is_complex):
+        count = int((a != b).sum())
+        return f"two calls on the same inputs differ at {count} of {a.numel()} places" if count else ""
+    if not bool((_places(a) == _places(b)).all()):
+        return "two calls on the same inputs have NaN or Inf at different places"
+    _, largest, _, peak = _errors(a, widen(b).detach())
+    bound = 2 * (_relative_floor(a.dtype, a.numel(), scale) * peak if allowed is None else allowed)
+    return f"two calls on the same inputs differ by up to {largest:.3g}" if largest > bound else ""
+
+
+def _errors(got: Tensor, reference: Tensor) -> tuple[float, float, float, float]:
+    """Root-mean-square and largest error, and the same of the reference itself, over what is finite in both."""
+    wide = widen(got)
+    finite = torch.isfinite(wide) & torch.isfinite(reference)
+    if not bool(finite.any()):
+        return 0.0, 0.0, 0.0, 0.0
+    # Zero where not finite, rather than selected: keeps memory at one copy and the count right below.
+    count = int(finite.sum())
+    reference = torch.where(finite, reference, 0)
+    error = (torch.where(finite, wide, 0) - reference).abs()
+    size = reference.abs()
+    return (
+        math.sqrt(float(error.square().sum()) / count),
+        float(error.max()),
+        math.sqrt(float(size.square().sum()) / count),
+        float(size.max()),
+    )
