@@ -54,7 +54,7 @@ class Capture:
             parts = check_relative(path).parts
             if len(parts) < 3 or parts[0] not in _KINDS or parts[1] != direction.value or path not in sizes:
                 raise StoreError(f"the record of {path!r} names no file of {direction.value} in {staging}")
-            return "/".join((parts[0], safe_name(variant), safe_name(workload), *parts[1:])), sizes[path]
+            return _in_run(path, variant, workload), sizes[path]
 
         new_artifacts = []
         for artifact in artifacts:
@@ -66,8 +66,11 @@ class Capture:
         new_kernels = []
         for kernel in kernels:
             path, size = moved(kernel.file_path, kernel.direction)
-            _rewrite_card(staging / kernel.file_path, path)
             new_kernels.append(msgspec.structs.replace(kernel, file_path=path, size_bytes=size))
+        places = {file: _in_run(file, variant, workload) for file in sizes}
+        for file in sizes:
+            if file.startswith("kernels/") and file.endswith("/card.json"):
+                _rewrite_card(staging / file, places)
         return cls(run, staging, variant, workload, tuple(new_artifacts), tuple(new_kernels))
 
     def covers(self, record: Artifact | Kernel) -> bool:
@@ -119,15 +122,16 @@ def _mask(path: Path) -> None:
         write_atomically(path, masked.encode("utf-8", "surrogateescape"))
 
 
-def _rewrite_card(source: Path, path: str) -> None:
-    """A kernel's card names its own source; it has to be right where the card will be."""
-    card = source.parent / "card.json"
-    if not card.is_file():
-        return
+def _in_run(path: str, variant: str, workload: str) -> str:
+    kind, _, rest = path.partition("/")
+    return f"{kind}/{safe_name(variant)}/{safe_name(workload)}/{rest}"
+
+
+def _rewrite_card(card: Path, places: dict[str, str]) -> None:
+    """Make a kernel's card name files by the places they will have."""
     try:
         document = msgspec.json.decode(card.read_bytes(), type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise StoreError(f"{card} is not JSON: {error}") from error
-    if "file_path" in document:
-        document["file_path"] = path
-        write_atomically(card, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    moved = {name: places.get(value, value) if isinstance(value, str) else value for name, value in document.items()}
+    write_atomically(card, msgspec.json.format(msgspec.json.encode(moved), indent=2) + b"\n")
