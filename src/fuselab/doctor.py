@@ -35,7 +35,7 @@ SPACE_WANTED = 1 << 30
 SPACE_NEEDED = 100 << 20
 """Bytes: a quick run keeps tens of megabytes of generated code, a full one hundreds."""
 
-_CHANGING = {
+CHANGING = {
     "TORCH_COMPILE_DISABLE": "torch.compile returns the function as it is: nothing is compiled",
     "TORCHDYNAMO_DISABLE": "torch.compile returns the function as it is: nothing is compiled",
     "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "every compilation starts from nothing",
@@ -332,8 +332,9 @@ def cache_directories() -> dict[str, tuple[Path, str]]:
     except (KeyError, ImportError, OSError):  # no passwd entry, and no variable that names the user
         user = f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown_user"
     home = Path(os.environ.get("TRITON_HOME") or os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises without one
-    ours = Path(platformdirs.user_cache_dir("fuselab", appauthor=False))
-    if not ours.is_absolute():  # neither HOME nor a passwd entry: "~" stays as it is
+    try:
+        ours = Path(platformdirs.user_cache_dir("fuselab", appauthor=False))
+    except RuntimeError:  # neither HOME nor a passwd entry
         ours = temporary / f"fuselab_{user}"
     inductor = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or temporary / f"torchinductor_{user}")
     triton = Path(os.environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
@@ -391,11 +392,11 @@ def _runs_root(root: Path) -> list[Check]:
 def _variables() -> list[Check]:
     held = device.variables()
     found = []
-    for name, effect in _CHANGING.items():
+    for name, effect in CHANGING.items():
         value = os.environ.get(name)
         if value is not None and (value.lower() not in _OFF or name in _MEANT_WHEN_OFF):
             found.append(_warning(f"variable {name}", f"{name}={held.get(name, value)}: {effect}", f"unset {name}"))
-    others = [f"{name}={value}" for name, value in held.items() if name not in _CHANGING]
+    others = [f"{name}={value}" for name, value in held.items() if name not in CHANGING]
     if others or not found:
         found.append(_ok("variables", ", ".join(others) or "none is set that changes what is measured"))
     return found
