@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from fuselab.errors import ArgumentSpecError, UsageError
 from fuselab.experiment import Experiment, Implementation, load_registry
 from fuselab.experiments.arguments import ArgumentSpec, parse_argument
 from fuselab.experiments.user_code import UserCode
+from fuselab.experiments.user_file import Loaded, UserFile
 from fuselab.experiments.user_source import Definition, Source, read_source
 from fuselab.experiments.variants import compiled, eager, max_autotune
 from fuselab.records import Workload
 
-__all__ = ["experiment_from"]
+__all__ = ["experiment_from", "experiment_of_callable"]
 
 LONGEST_NAME = 64
 
@@ -44,7 +47,43 @@ def experiment_from(target: str, arguments: Sequence[str], *, seed: int = 0) -> 
     definition = source.definition(name)
     specs = [parse_argument(text) for text in arguments]
     _check(specs, definition, source, f"{path.name}:{name}")
-    code = UserCode(path, name, specs, seed)
+    file = UserFile(path, seed)
+    code = UserCode(name, lambda: file.take(name), specs, seed)
+    description = definition.doc or f"{name} of {path.name}"
+    return _experiment(code, name, description, specs, seed, target=f"{path}:{name}")
+
+
+def experiment_of_callable(
+    function: Callable[..., Any],
+    arguments: Sequence[str],
+    *,
+    seed: int = 0,
+    get_inputs: Callable[[], Any] | None = None,
+) -> Experiment:
+    """An experiment of something that lives in this process: a function, an ``nn.Module`` class or an instance.
+
+    Args:
+        function: what to study; a class is constructed without arguments.
+        arguments: texts as for ``--arg``.
+        seed: of module parameters and inputs.
+        get_inputs: returns the arguments, where there are no texts.
+
+    Raises:
+        ArgumentSpecError: a malformed argument, one that the function has no parameter for, or one that is missing.
+        UsageError: it is nothing that can be studied.
+    """
+    specs = [parse_argument(text) for text in arguments]
+    _once(specs)
+    name = getattr(function, "__name__", None) or type(function).__name__
+    code = UserCode(name, lambda: Loaded(function, get_inputs), specs, seed)
+    code.check_arguments()
+    doc = inspect.getdoc(function) if hasattr(function, "__name__") else None
+    return _experiment(code, name, (doc or f"{name} of this process").splitlines()[0], specs, seed)
+
+
+def _experiment(
+    code: UserCode, name: str, description: str, specs: Sequence[ArgumentSpec], seed: int, target: str | None = None
+) -> Experiment:
     workload = Workload(arguments={spec.name: spec.text for spec in specs}, seed=seed)
 
     def build(_workload: Workload) -> Implementation:
@@ -52,13 +91,13 @@ def experiment_from(target: str, arguments: Sequence[str], *, seed: int = 0) -> 
 
     return Experiment(
         name=_experiment_name(name),
-        description=definition.doc or f"{name} of {path.name}",
+        description=description,
         variants=(eager(build, "your code as written"), compiled(build), max_autotune(build)),
-        make_inputs=lambda _workload, device_type: code.make_inputs(device_type),
+        make_inputs=lambda workload, device_type: code.make_inputs(device_type, workload.seed),
         reference=lambda _workload: code.reference(),
         traffic=lambda _workload, direction: code.traffic(direction),
         workloads=lambda _preset, _device_type: (workload,),
-        target=f"{path}:{name}",
+        target=target,
     )
 
 
@@ -78,11 +117,7 @@ def _split(target: str) -> tuple[Path, str]:
 
 def _check(specs: Sequence[ArgumentSpec], definition: Definition, source: Source, target: str) -> None:
     """Names of arguments against the signature, where the syntax shows one; the worker checks the rest."""
-    seen: set[str] = set()
-    for spec in specs:
-        if spec.name in seen:
-            raise ArgumentSpecError(f"--arg {spec.name} is given twice", hint="leave one of them out")
-        seen.add(spec.name)
+    seen = _once(specs)
     signature = definition.signature
     if signature is None:
         return
@@ -105,6 +140,16 @@ def _check(specs: Sequence[ArgumentSpec], definition: Definition, source: Source
             f"{target} needs {', '.join(missing)}, and no --arg gives {'it' if len(missing) == 1 else 'them'}",
             hint=f"for example: fuselab run {target} {example}; or define get_inputs() in the file",
         )
+
+
+def _once(specs: Sequence[ArgumentSpec]) -> set[str]:
+    """The names given; raises where one is given twice."""
+    seen: set[str] = set()
+    for spec in specs:
+        if spec.name in seen:
+            raise ArgumentSpecError(f"--arg {spec.name} is given twice", hint="leave one of them out")
+        seen.add(spec.name)
+    return seen
 
 
 def _experiment_name(name: str) -> str:

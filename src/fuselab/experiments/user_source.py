@@ -137,9 +137,9 @@ def _definitions(node: ast.stmt, classes: dict[str, ast.ClassDef]) -> Iterator[D
         yield Definition(node.name, _signature(node) if _transparent(node) else None, _doc(node))
     elif isinstance(node, ast.ClassDef):
         yield Definition(node.name, _forward(node, classes), _doc(node))
-    elif isinstance(node, ast.Import | ast.ImportFrom):
+    elif isinstance(node, ast.ImportFrom):  # a plain import names a module, and that is nothing to call
         for alias in node.names:
-            yield Definition((alias.asname or alias.name).partition(".")[0])
+            yield Definition(alias.asname or alias.name)
     elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         for target in targets:

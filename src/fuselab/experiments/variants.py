@@ -10,6 +10,9 @@ from fuselab.records import Workload
 
 __all__ = ["Build", "compiled", "eager", "max_autotune", "triton"]
 
+TRITON_DTYPES = ("bf16", "f16", "f32")
+"""What fuselab.ops takes."""
+
 Build = Callable[[Workload], Implementation]
 Unavailable = Callable[[Workload, str], str | None]
 
@@ -61,7 +64,9 @@ def _tuned_on_gpu_only(_workload: Workload, device_type: str) -> str | None:
     return None
 
 
-def _triton_missing(_workload: Workload, _device_type: str) -> str | None:
+def _triton_missing(workload: Workload, _device_type: str) -> str | None:
+    if workload.dtype not in TRITON_DTYPES:
+        return f"fuselab.ops takes {', '.join(TRITON_DTYPES)}, not {workload.dtype}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install triton (it is built for Linux only)"
     return None
