@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fuselab import compiler, probe
+from fuselab import compiler, device, probe
 from fuselab.errors import SetupError
 from fuselab.records import Check, CheckStatus
 
@@ -231,6 +231,10 @@ def test_disk_space(free: int, status: str, machine: Machine, monkeypatch: pytes
 def test_checking_leaves_nothing_behind(machine: Machine, tmp_path: Path) -> None:
     doctor.checks(tmp_path / "runs")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_variable_that_is_warned_of_is_in_the_record_too() -> None:
+    assert set(device.variables(dict.fromkeys(doctor.CHANGING, "1"))) == set(doctor.CHANGING)
 
 
 @pytest.mark.parametrize(

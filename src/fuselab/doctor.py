@@ -54,7 +54,7 @@ CHANGING = {
     "TRITON_KERNEL_OVERRIDE": "Triton takes kernels from TRITON_OVERRIDE_DIR instead of compiling",
     "CUDA_LAUNCH_BLOCKING": "each launch waits for its kernel: dispatch cannot overlap",
     "NVIDIA_TF32_OVERRIDE": "f32 matrix products change their precision",
-    "ATEN_CPU_CAPABILITY": "eager CPU kernels use other instructions than this processor's best",
+    "ATEN_CPU_CAPABILITY": "CPU kernels, eager and generated, use other instructions than this processor's best",
     "PYTORCH_NO_CUDA_MEMORY_CACHING": "every allocation goes to the driver",
 }
 """Variables that change what is measured, and how; a value of 0 or nothing leaves most of them off."""
@@ -395,7 +395,7 @@ def _variables() -> list[Check]:
     for name, effect in CHANGING.items():
         value = os.environ.get(name)
         if value is not None and (value.lower() not in _OFF or name in _MEANT_WHEN_OFF):
-            found.append(_warning(f"variable {name}", f"{name}={held.get(name, value)}: {effect}", f"unset {name}"))
+            found.append(_warning(f"variable {name}", f"{name}={held[name]}: {effect}", f"unset {name}"))
     others = [f"{name}={value}" for name, value in held.items() if name not in CHANGING]
     if others or not found:
         found.append(_ok("variables", ", ".join(others) or "none is set that changes what is measured"))
