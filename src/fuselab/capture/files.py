@@ -25,7 +25,7 @@ def safe_name(name: str) -> str:
         >>> safe_name("triton_poi_fused_add_0")
         'triton_poi_fused_add_0'
         >>> safe_name("../../etc/passwd")
-        'kernel-05feba8c2ee9a1ec'
+        'kernel-3754d6cb3a38e118'
     """
     if _SAFE.fullmatch(name) and ".." not in name:
         return name

@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,6 @@ __all__ = [
 ]
 
 TRACE_LOGGER = "torch.__trace"
-FUSION_LOGGER = "torch._inductor.scheduler.__fusion"
 
 SETTINGS: tuple[tuple[tuple[str, ...], Any], ...] = (
     # Level 1 carries nodes through every pass; the older name is a switch.
@@ -207,16 +207,30 @@ def capture_settings() -> Iterator[list[str]]:
             missing.append(f"this torch has no setting {names[0]!r}")
         else:
             patch[name] = value
-    defaults = {name: entries[name].default for name in patch if hasattr(entries[name], "default")}
+    before = {name: (_override(entries[name]), entries[name].default) for name in patch}
     patcher: Any = config.patch(patch)
-    with patcher:
-        try:
-            for name in defaults:
-                entries[name].default = patch[name]
-            yield missing
-        finally:
-            for name, value in defaults.items():
+    try:
+        with patcher:
+            for name, value in patch.items():
                 entries[name].default = value
+            yield missing
+    finally:
+        # ``patch`` leaves the old value behind as an override; whoever had set none gets none back.
+        for name, (override, default) in before.items():
+            entries[name].default = default
+            _set_override(entries[name], override)
+
+
+def _override(entry: Any) -> Any:
+    """What the user set a setting to, torch's own marker for nothing included; a context variable since torch 2.12."""
+    return entry.user_override.get() if isinstance(entry.user_override, ContextVar) else entry.user_override
+
+
+def _set_override(entry: Any, value: Any) -> None:
+    if isinstance(entry.user_override, ContextVar):
+        entry.user_override.set(value)
+    else:
+        entry.user_override = value
 
 
 def clear_memory_caches() -> None:

@@ -80,7 +80,7 @@ def capture(into: Path, *, variant: str, workload: str, caches: Path | None = No
 
 @contextlib.contextmanager
 def _listening(logger: logging.Logger | None, handler: logging.Handler) -> Iterator[None]:
-    """Add a handler to a logger, first in line, and put the logger's handlers, level and flags back on exit.
+    """Add a handler to a logger, first in line; put the logger's handlers, level and flags back on exit.
 
     First in line because torch's own trace handler removes itself while the first record is being handed out, which
     would make ``logging`` skip the handler after it. A logger that nobody listened to must not start to print.
@@ -98,7 +98,8 @@ def _listening(logger: logging.Logger | None, handler: logging.Handler) -> Itera
     try:
         yield
     finally:
-        logger.handlers[:] = handlers
+        others = [h for h in logger.handlers if h is not handler and h not in handlers]  # of whoever came meanwhile
+        logger.handlers[:] = [*handlers, *others]
         logger.setLevel(level)
         logger.propagate, logger.disabled = propagate, disabled
         handler.close()
