@@ -53,7 +53,7 @@ def ratio(speedup: float | None, low: float | None = None, high: float | None = 
         return NOTHING
     half = _half_width(low, high)
     if half is None or low is None or high is None:
-        return f"{speedup:.{_decimals_of(speedup, 3)}f}x"
+        return f"{speedup:.{min(_decimals_of(speedup, 3), 2)}f}x"
     decimals = min(_decimals_for(half), most_decimals, max(0, _decimals_of(speedup, 4)))
     decimals = max(decimals, 1 if speedup < 100 else 0)
     return f"{speedup:.{decimals}f}x [{low:.{decimals}f}, {high:.{decimals}f}]"

@@ -56,13 +56,16 @@ def _bars(cells: Sequence[Measurement], width: int) -> Iterator[Text]:
         bar = _bar((cell.median_ns or 0.0) * scale, cell, scale, room)
         mark = baselines.get(cell.direction)
         column = math.ceil(mark * scale) - 1 if mark else -1
-        if column >= 0 and bar[column] == " ":
-            bar = f"{bar[:column]}┊{bar[column + 1 :]}"
+        marked = column >= 0 and bar[column] == " "
         direction = cell.direction.value if cell.direction is not previous else ""
         previous = cell.direction
         line = Text("  ")
         line.append(f"{direction:<8}  ", style="dim").append(f"{printable(cell.variant):<{name_width}}  ")
-        line.append(bar, style=style).append(f"  {time:>{time_width}}").append(f"  {verdict}", style=style)
+        if marked:
+            line.append(bar[:column], style=style).append("┊", style="dim").append(bar[column + 1 :])
+        else:
+            line.append(bar, style=style)
+        line.append(f"  {time:>{time_width}}").append(f"  {verdict}", style=style)
         line.rstrip()
         yield line
 
@@ -103,7 +106,7 @@ def _shown_time(cell: Measurement) -> float | None:
 # --- SVG ------------------------------------------------------------------------------------------------------------
 
 _WIDTH = 880
-_NAMES, _FIGURES = 190, 236
+_NAMES, _FIGURES = 256, 236
 _MARGIN = 24
 _ROW = 24
 _CSS = """
@@ -112,7 +115,8 @@ _CSS = """
 .fuselab-plot .title{font-size:16px;font-weight:600}.fuselab-plot .head{font-weight:600}
 .fuselab-plot .figures{font-variant-numeric:tabular-nums}
 .fuselab-plot .grid{stroke:#d8dee4}.fuselab-plot .one{stroke:#656d76;stroke-width:1.5}
-.fuselab-plot .interval line{stroke-width:2}
+.fuselab-plot .interval line{stroke-width:4;stroke-linecap:round;opacity:.55}.fuselab-plot .interval .stem{\
+stroke-width:1;opacity:.4}
 .fuselab-plot .faster{fill:#1a7f37;stroke:#1a7f37}.fuselab-plot .slower{fill:#cf222e;stroke:#cf222e}
 .fuselab-plot .equivalent{fill:#6e7781;stroke:#6e7781}.fuselab-plot .unresolved{fill:#9a6700;stroke:#9a6700}
 @media (prefers-color-scheme:dark){
@@ -140,21 +144,20 @@ def svg(measurements: Sequence[Measurement], environment: Environment) -> str:
     axis = _Axis([c for _, _, rows in sections for c in rows])
     body = [
         _text(_MARGIN, 36, title, "title"),
-        _text(_MARGIN, 58, f"{headline(environment).plain} · interval at 95%", "quiet"),
+        _text(_MARGIN, 58, f"{headline(environment).plain}{_confidence(sections)}", "quiet"),
     ]
-    top = y = 92
+    y = 92
     for experiment, workload, rows in sections:
         body.append(_head(y, experiment, workload))
-        y += _ROW
+        body += axis.grid(y + 10, y + 10 + _ROW * len(rows))
+        previous = ""
         for cell in rows:
-            body += _drawing(cell, axis, y)
             y += _ROW
-        y += _ROW // 2
-    if not sections:
-        body.append(_text(_MARGIN, y, "nothing to compare was measured", "quiet"))
-    else:
-        body[2:2] = axis.grid(top - 14, y - _ROW // 2)
-    height = y + _ROW
+            body += _drawing(cell, axis, y, "" if cell.direction.value == previous else cell.direction.value)
+            previous = cell.direction.value
+        y += _ROW + _ROW // 2
+    body += axis.labels(y - _ROW // 2) if sections else [_text(_MARGIN, y, "nothing to compare was measured", "quiet")]
+    height = y + _ROW // 2
     described = escape(f"{title}, {headline(environment).plain}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="fuselab-plot" viewBox="0 0 {_WIDTH} {height}" '
@@ -177,13 +180,16 @@ class _Axis:
         return left + (math.log(speedup) - self._low) / (self._high - self._low) * (right - left)
 
     def grid(self, top: int, bottom: int) -> list[str]:
-        """Lines and their labels, with 1 standing out."""
-        parts = []
-        for tick in self._ticks():
-            x, kind = f"{self.x(tick):.1f}", "one" if tick == 1 else "grid"
-            parts.append(f'<line class="{kind}" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>')
-            parts.append(_text(float(x), bottom + 16, f"{tick:g}x", "quiet", "middle"))
-        return parts
+        """Lines at round numbers, with 1 standing out."""
+        return [
+            f'<line class="{"one" if tick == 1 else "grid"}" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>'
+            for tick in self._ticks()
+            for x in [f"{self.x(tick):.1f}"]
+        ]
+
+    def labels(self, y: int) -> list[str]:
+        """The round numbers themselves."""
+        return [_text(round(self.x(tick), 1), y, f"{tick:g}x", "quiet", "middle") for tick in self._ticks()]
 
     def _ticks(self) -> list[float]:
         """Round numbers, as many as stay apart."""
@@ -199,12 +205,8 @@ class _Axis:
         return [tick for tick in candidates if self._low <= math.log(tick) <= self._high]
 
 
-def _drawing(cell: Measurement, axis: _Axis, y: int) -> list[str]:
-    name = one_line(cell.variant, 20)
-    parts = [
-        _text(_MARGIN + 16, y, name),
-        _text(_MARGIN + _NAMES - 12, y, cell.direction.value, "quiet", "end"),
-    ]
+def _drawing(cell: Measurement, axis: _Axis, y: int, direction: str) -> list[str]:
+    parts = [_text(_MARGIN + 12, y, direction, "quiet"), _text(_MARGIN + 88, y, one_line(cell.variant, 22))]
     figures_at = _WIDTH - _MARGIN - _FIGURES + 20
     comparison = cell.comparison
     interval = _interval(cell)
@@ -212,10 +214,10 @@ def _drawing(cell: Measurement, axis: _Axis, y: int) -> list[str]:
         why = cell.status.value.replace("_", " ") if cell.status is not Status.OK else Verdict.WITHHELD.value
         return [*parts, _text(figures_at, y, why, "quiet")]
     low, middle, high = (f"{axis.x(value):.1f}" for value in interval)
-    middle_y = y - 4
+    across = f'y1="{y - 4}" y2="{y - 4}"'
     parts.append(
-        f'<g class="interval {comparison.verdict.value}"><line x1="{low}" x2="{high}" y1="{middle_y}" y2="{middle_y}"/>'
-        f'<circle cx="{middle}" cy="{middle_y}" r="4"/></g>'
+        f'<g class="interval {comparison.verdict.value}"><line class="stem" x1="{axis.x(1):.1f}" x2="{middle}" {across}/>'
+        f'<line x1="{low}" x2="{high}" {across}/><circle cx="{middle}" cy="{y - 4}" r="4"/></g>'
     )
     text = f"{figures.ratio(comparison.speedup, comparison.low, comparison.high)} {comparison.verdict.value}"
     return [*parts, _text(figures_at, y, text, "figures")]
@@ -241,6 +243,11 @@ def _interval(cell: Measurement) -> tuple[float, float, float] | tuple[()]:
     if not all(math.isfinite(value) and value > 0 for value in (middle, *ends)):
         return ()
     return (ends[0], middle, ends[1])
+
+
+def _confidence(sections: Sequence[tuple[str, str, Sequence[Measurement]]]) -> str:
+    levels = {c.comparison.confidence for _, _, cells in sections for c in cells if c.comparison}
+    return "".join(f" · {level:.0%} intervals" for level in sorted(levels))
 
 
 def _head(y: int, experiment: str, workload: str) -> str:

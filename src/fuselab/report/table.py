@@ -104,7 +104,7 @@ _LAYOUTS = (
     _Layout(gap=1, labels=False, direction_column=False, short=True, columns=("time", "speedup", "verdict")),
     _Layout(gap=1, labels=False, direction_column=False, short=True, columns=("time", "verdict")),
 )
-_LONG_HEADS = {"time": "time", "speedup": "speedup", "verdict": "", "ceiling": "of ceiling", "kernels": "kernels"}
+_LONG_HEADS = {"time": "time", "speedup": "speedup", "verdict": "", "ceiling": "ceiling", "kernels": "kernels"}
 _SHORT_HEADS = {"time": "time", "speedup": "speedup", "verdict": "", "ceiling": "ceil", "kernels": "k"}
 _SHORT_VERDICTS = {"equivalent": "equal", "unresolved": "unclear"}
 _MEANINGS = {
