@@ -216,7 +216,8 @@ def _drawing(cell: Measurement, axis: _Axis, y: int, direction: str) -> list[str
     low, middle, high = (f"{axis.x(value):.1f}" for value in interval)
     across = f'y1="{y - 4}" y2="{y - 4}"'
     parts.append(
-        f'<g class="interval {comparison.verdict.value}"><line class="stem" x1="{axis.x(1):.1f}" x2="{middle}" {across}/>'
+        f'<g class="interval {comparison.verdict.value}">'
+        f'<line class="stem" x1="{axis.x(1):.1f}" x2="{middle}" {across}/>'
         f'<line x1="{low}" x2="{high}" {across}/><circle cx="{middle}" cy="{y - 4}" r="4"/></g>'
     )
     text = f"{figures.ratio(comparison.speedup, comparison.low, comparison.high)} {comparison.verdict.value}"

@@ -92,7 +92,7 @@ def scrub_command(words: Sequence[str], environment: Mapping[str, str] | None = 
         >>> scrub_command(["fuselab", "run", "--api-key", "s3cr3t", "--seed", "7"])
         ['fuselab', 'run', '--api-key', '<redacted>', '--seed', '7']
     """
-    flags = ["", *words[:-1]]
+    flags = ["", *words][: len(words)]
     return [
         MASK if _FLAG.fullmatch(flag) and not word.startswith("--") else scrub(word, environment)
         for flag, word in zip(flags, words, strict=True)
