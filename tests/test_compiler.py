@@ -16,7 +16,9 @@ needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here"
 
 
 def _script(path: Path, body: str) -> str:
-    path.write_text(f"#!{sys.executable}\n{body}")
+    """A program in Python; by way of the shell, as the interpreter's path may hold a space."""
+    path.with_suffix(".py").write_text(body)
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{path}.py" "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
 

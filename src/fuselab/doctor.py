@@ -231,7 +231,7 @@ def _gpu() -> list[Check]:
         return [*_accelerators(facts, nvml)]
     if nvml is None or not nvml.devices:
         detail = "none found: everything runs on the CPU, and every figure is labelled CPU"
-        return [_warning("GPU", detail, "where there is an NVIDIA GPU, install its driver until nvidia-smi answers")]
+        return [_warning("GPU", detail, "where there is an NVIDIA GPU, install its driver: nvidia-smi has to answer")]
     names = ", ".join(nvml.devices)
     if os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
         value = os.environ["CUDA_VISIBLE_DEVICES"]
