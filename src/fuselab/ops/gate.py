@@ -73,7 +73,7 @@ def gate_forward(kernel: Any, a: Tensor, b: Tensor | None, **flags: str) -> Tens
     a_MN = rows(a) if b is None else _flat(a)
     b_MN = a_MN if b is None else _flat(b)
     M, N = (a_MN.shape[0], y.shape[-1]) if b is None else a_MN.shape
-    tile = row_tile(N, widest=ELEMENTS) if b is None else Tile(1, ELEMENTS, 4)
+    tile = row_tile(N, widest=ELEMENTS, looped=ELEMENTS) if b is None else Tile(1, ELEMENTS, 4)
     grid = (triton.cdiv(M, tile.BLOCK_M) * triton.cdiv(N, tile.BLOCK_N),)
     strides = a_MN.stride(0), b_MN.stride(0)
     launch(kernel, grid, a.device, a_MN, b_MN, y, *strides, M, N, **flags, PACKED=b is None, **tile._asdict())
@@ -95,7 +95,7 @@ def gate_backward(kernel: Any, a: Tensor, b: Tensor | None, dy: Tensor, **flags:
     b_MN = a_MN if b is None else _flat(b)
     dy_MN = rows(dy) if b is None else _flat(dy)
     M, N = dy_MN.shape
-    tile = row_tile(N, widest=ELEMENTS) if b is None else Tile(1, ELEMENTS, 4)
+    tile = row_tile(N, widest=ELEMENTS, looped=ELEMENTS) if b is None else Tile(1, ELEMENTS, 4)
     grid = (triton.cdiv(M, tile.BLOCK_M) * triton.cdiv(N, tile.BLOCK_N),)
     strides = a_MN.stride(0), b_MN.stride(0), dy_MN.stride(0), 2 * N if b is None else N
     launch(

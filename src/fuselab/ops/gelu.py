@@ -20,8 +20,11 @@ def gelu(z, APPROXIMATE: tl.constexpr):  # type: ignore[no-untyped-def]
 def gelu_derivative(z, APPROXIMATE: tl.constexpr):  # type: ignore[no-untyped-def]
     """Derivative of ``gelu`` at ``z``."""
     if APPROXIMATE == "tanh":
-        s = tl.sigmoid(1.5957691216057308 * (z + 0.044715 * z * z * z))
-        return s + z * s * (1.0 - s) * 1.5957691216057308 * (1.0 + 0.134145 * z * z)
+        # s = sigmoid(v) from exp(-|v|), which does not overflow; s (1 - s) without the difference, which would cancel.
+        v = 1.5957691216057308 * (z + 0.044715 * z * z * z)
+        e = tl.exp(-tl.abs(v))
+        r = 1.0 / (1.0 + e)
+        return tl.where(v >= 0.0, r, e * r) + z * e * r * r * 1.5957691216057308 * (1.0 + 0.134145 * z * z)
     else:
         cumulative = 0.5 * (1.0 + tl.math.erf(z * 0.7071067811865476))
         return cumulative + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)

@@ -56,21 +56,22 @@ class Tile(NamedTuple):
     num_warps: int
 
 
-def row_tile(width: int, *, widest: int, elements: int = ELEMENTS) -> Tile:
-    """The tile for rows of ``width`` columns: the whole row up to ``widest``, and a loop over the columns above.
+def row_tile(width: int, *, widest: int, looped: int) -> Tile:
+    """The tile for rows of ``width`` columns: the whole row up to ``widest``, and ``looped`` columns at a time above.
 
-    Narrow rows share a program, so that it has about ``elements`` to do. Warps follow the number of elements: 16 a
-    thread, two to four 16-byte accesses a thread and stream in half precision, and few enough to stay in registers.
+    Narrow rows share a program, so that it has about ``ELEMENTS`` to do. Warps follow the number of elements, 16 a
+    thread: two to four 16-byte accesses a thread and stream, and few enough to stay in registers.
 
     Example:
-        >>> row_tile(300, widest=16384)
+        >>> row_tile(300, widest=16384, looped=4096)
         Tile(BLOCK_M=4, BLOCK_N=512, num_warps=4)
-        >>> row_tile(100_000, widest=16384)
-        Tile(BLOCK_M=1, BLOCK_N=16384, num_warps=32)
+        >>> row_tile(100_000, widest=16384, looped=4096)
+        Tile(BLOCK_M=1, BLOCK_N=4096, num_warps=8)
     """
     # int(): a symbolic width becomes a constant of the compiled graph, because the tile is a constant of the kernel.
-    block_n = min(max(triton.next_power_of_2(int(width)), 16), widest)
-    block_m = max(elements // block_n, 1)
+    width = int(width)
+    block_n = max(triton.next_power_of_2(width), 16) if width <= widest else looped
+    block_m = max(ELEMENTS // block_n, 1)
     num_warps = min(max(block_m * block_n // 512, 4), 32)
     return Tile(block_m, block_n, num_warps)
 

@@ -28,7 +28,7 @@ _APPROXIMATIONS = ("none", "tanh")
 _FORWARD_WIDEST = 16384
 # The backward holds x, dy, weight, bias and two partial sums: more columns than this spill.
 _BACKWARD_WIDEST = 8192
-# Columns of a tile in the two kernels for wider rows.
+# Columns of a tile in rows wider than that; twice as many where a program has fewer numbers a column to hold.
 _WIDE = 2048
 
 
@@ -269,7 +269,7 @@ def _forward(
         return y, mean, rstd
     x_MN = rows(x)
     M, N = x_MN.shape
-    tile = row_tile(N, widest=_FORWARD_WIDEST)
+    tile = row_tile(N, widest=_FORWARD_WIDEST, looped=2 * _WIDE)
     launch(
         kernel,
         (triton.cdiv(M, tile.BLOCK_M),),
@@ -322,7 +322,7 @@ def _backward(
     affine = x_MN if weight is None else weight.contiguous(), x_MN if bias is None else bias.contiguous()
     strides = x_MN.stride(0), dy_MN.stride(0)
     flags = {"APPROXIMATE": approximate, "HAS_WEIGHT": weight is not None, "HAS_BIAS": bias is not None}
-    tile = row_tile(N, widest=_BACKWARD_WIDEST)
+    tile = row_tile(N, widest=_BACKWARD_WIDEST, looped=_WIDE)
     if tile.BLOCK_N >= N:
         programs = persistent_programs(triton.cdiv(M, tile.BLOCK_M), x.device)
         partial = torch.empty((2, programs, N) if affine_grad else (0,), dtype=torch.float32, device=x.device)

@@ -27,7 +27,7 @@ _CASTINGS = ("llama", "gemma", "none")
 _FORWARD_WIDEST = 16384
 # The backward holds x, dy, the weight and the weight's partial sum: more columns than this spill.
 _BACKWARD_WIDEST = 8192
-# Columns of a tile in the two kernels for wider rows.
+# Columns of a tile in rows wider than that; twice as many where a program has fewer numbers a column to hold.
 _WIDE = 2048
 
 
@@ -293,7 +293,7 @@ def _forward(
     x_MN = rows(x)
     residual_MN = x_MN if residual is None else rows(residual)
     M, N = x_MN.shape
-    tile = row_tile(N, widest=_FORWARD_WIDEST)
+    tile = row_tile(N, widest=_FORWARD_WIDEST, looped=2 * _WIDE)
     launch(
         kernel,
         (triton.cdiv(M, tile.BLOCK_M),),
@@ -346,7 +346,7 @@ def _backward(
     strides = x_MN.stride(0), dy_MN.stride(0), dtotal_MN.stride(0)
     flags = {"CASTING": casting, "HAS_WEIGHT": weight is not None}
     more = {"HAS_DTOTAL": dtotal is not None, "WEIGHT_GRAD": weight_grad}
-    tile = row_tile(N, widest=_BACKWARD_WIDEST)
+    tile = row_tile(N, widest=_BACKWARD_WIDEST, looped=_WIDE)
     if tile.BLOCK_N >= N:
         programs = persistent_programs(triton.cdiv(M, tile.BLOCK_M), x.device)
         partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
@@ -420,12 +420,14 @@ def _differentiate(
     run: Any, ctx: Any, dy: Tensor | None, dtotal: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
     x, weight, rstd = ctx.saved_tensors
+    dtype, residual_dtype = ctx.dtypes
+    if residual_dtype is None:
+        dtotal = None  # the gradient of the output without elements, which a compiler fills in
     dx: Tensor | None = dtotal
     dweight: Tensor | None = None
     with torch.no_grad():
         if dy is not None:
             dx, dweight = run(x, weight, rstd, dy, dtotal, ctx.casting, ctx.needs_input_grad[2])
-        dtype, residual_dtype = ctx.dtypes
         dresidual = dx.to(residual_dtype) if dx is not None and residual_dtype is not None else None
         dx = None if dx is None else dx.to(dtype)
     if not ctx.needs_input_grad[2]:

@@ -259,7 +259,7 @@ def _forward(
     x_MN = rows(x)
     M, N = x_MN.shape
     mask, mask_layout, mask_kind = mask_arguments(x, mask)
-    tile = row_tile(N, widest=_FORWARD_WIDEST if N <= _FORWARD_WIDEST else _WIDE)
+    tile = row_tile(N, widest=_FORWARD_WIDEST, looped=_WIDE)
     launch(
         kernel,
         (triton.cdiv(M, tile.BLOCK_M),),
@@ -309,7 +309,7 @@ def _backward(
     x_MN, dy_MN = rows(x), rows(dy)
     M, N = x_MN.shape
     mask, mask_layout, mask_kind = mask_arguments(x, mask)
-    tile = row_tile(N, widest=_BACKWARD_WIDEST if N <= _BACKWARD_WIDEST else _WIDE)
+    tile = row_tile(N, widest=_BACKWARD_WIDEST, looped=_WIDE)
     launch(
         kernel,
         (triton.cdiv(M, tile.BLOCK_M),),

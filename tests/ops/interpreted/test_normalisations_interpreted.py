@@ -1,0 +1,63 @@
+"""LayerNorm + GELU and the RMSNorms against float64, in Triton's interpreter."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from operator_cases import DTYPES, check
+
+SHAPES = [(4, 16), (3, 7), (2, 3, 33), (6, 1), (1, 257), (31, 127), (2, 129), (64,), (2, 2, 2, 5)]
+WIDE = [(2, 20_011), (3, 16_385), (2, 8_193), (1, 8_192)]
+OPTIONS = {
+    "layer_norm_gelu": [{}, {"approximate": "tanh", "eps": 1e-3}],
+    "rms_norm": [{}, {"casting": "gemma", "eps": 1e-3}, {"casting": "none"}],
+    "add_rms_norm": [{}, {"casting": "gemma"}, {"casting": "none", "eps": 1e-3}],
+}
+PAIRS = [(operator, options) for operator, many in OPTIONS.items() for options in many]
+LAYOUTS = ["offset", "rows", "columns", "transposed"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("operator", "options"), PAIRS, ids=str)
+def test_against_float64(operator, options, shape, dtype):
+    check(operator, shape, dtype, options)
+
+
+@pytest.mark.parametrize("shape", WIDE, ids=str)
+@pytest.mark.parametrize("operator", OPTIONS)
+def test_rows_wider_than_a_block(operator, shape):
+    check(operator, shape, torch.float32)
+    check(operator, shape, torch.bfloat16, OPTIONS[operator][-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("operator", "options"), PAIRS, ids=str)
+def test_half_input_with_float32_weights(operator, options, dtype):
+    check(operator, (5, 48), dtype, options, other=torch.float32)
+
+
+@pytest.mark.parametrize("grad_layout", [*LAYOUTS, "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("operator", OPTIONS)
+def test_layouts(operator, layout, grad_layout):
+    check(operator, (3, 2, 24), torch.float32, layout=layout, grad_layout=grad_layout)
+    check(operator, (2, 8_200), torch.bfloat16, layout=layout, grad_layout=grad_layout)
+
+
+@pytest.mark.parametrize("magnitude", [1e-4, 1e3])
+@pytest.mark.parametrize(("operator", "options"), PAIRS, ids=str)
+def test_magnitudes(operator, options, magnitude):
+    check(operator, (4, 65), torch.float32, options, magnitude=magnitude)
+
+
+@settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@given(
+    operator=st.sampled_from(list(OPTIONS)),
+    leading=st.lists(st.integers(1, 6), max_size=3),
+    width=st.integers(2, 300),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**20),
+)
+def test_any_shape(operator, leading, width, dtype, seed):
+    check(operator, (*leading, width), dtype, seed=seed)

@@ -1,0 +1,184 @@
+"""Softmax + dropout against float64 given what was dropped, and what is dropped, in Triton's interpreter."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from operator_cases import DTYPES, check_softmax_dropout
+
+from fuselab import ops
+
+SHAPES = [(4, 16), (3, 7), (2, 3, 33), (6, 1), (1, 257), (31, 127), (2, 129), (64,), (2, 2, 2, 5)]
+LAYOUTS = ["offset", "rows", "columns", "transposed"]
+INF = float("inf")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.75])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_against_float64(shape, p, dtype):
+    check_softmax_dropout(shape, dtype, p)
+
+
+@pytest.mark.parametrize("shape", [(2, 20_011), (3, 16_385), (1, 16_384), (2, 5_000)], ids=str)
+def test_rows_wider_than_a_block(shape):
+    check_softmax_dropout(shape, torch.float32, 0.1)
+    check_softmax_dropout(shape, torch.bfloat16, 0.0)
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((3, 5, 7), 0), ((3, 5, 7), 1), ((3, 5, 7), -2), ((9, 4), 0), ((5,), 0)])
+def test_other_axes(shape, dim):
+    check_softmax_dropout(shape, torch.float32, dim=dim)
+
+
+@pytest.mark.parametrize("grad_layout", [*LAYOUTS, "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout, grad_layout):
+    check_softmax_dropout((3, 2, 24), torch.float32, layout=layout, grad_layout=grad_layout)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.125, -2.0])
+def test_scale(scale):
+    check_softmax_dropout((3, 20), torch.float32, scale=scale)
+
+
+MASKS = {
+    "whole": (2, 3, 5, 8),
+    "causal": (5, 8),
+    "padding": (2, 1, 1, 8),
+    "heads": (3, 1, 1),
+    "queries": (2, 1, 5, 8),
+    "column": (1,),
+    "rows": (2, 3, 5, 1),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", MASKS.values(), ids=MASKS)
+def test_masks(shape, dtype):
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.randn(shape, generator=generator)
+    # A column that everything may attend to, so that no row is empty; empty rows have a test of their own.
+    mask = (mask > 0) | (torch.arange(8) == 2)[-shape[-1] :] if dtype == torch.bool else mask.to(dtype)
+    if shape[-1] == 1 and dtype == torch.bool:
+        mask = torch.ones(shape, dtype=torch.bool)
+    check_softmax_dropout((2, 3, 5, 8), torch.float32, scale=0.5, mask=mask)
+
+
+def test_mask_of_five_axes_that_do_not_merge():
+    mask = torch.randn(2, 1, 3, 1, 6)
+    check_softmax_dropout((2, 3, 3, 4, 6), torch.float32, mask=mask)
+
+
+def test_mask_in_another_layout_and_on_another_axis():
+    mask = torch.randn(8, 5).t()
+    check_softmax_dropout((2, 5, 8), torch.float32, mask=mask)
+    check_softmax_dropout((2, 5, 8), torch.float32, mask=mask, dim=1)
+    check_softmax_dropout((2, 20_011), torch.float32, mask=torch.randn(20_011))
+
+
+@pytest.mark.parametrize("magnitude", [1e-3, 30.0, 1e4])
+def test_magnitudes(magnitude):
+    check_softmax_dropout((4, 65), torch.float32, magnitude=magnitude)
+
+
+@pytest.mark.parametrize("width", [6, 20_000])
+def test_not_a_number_where_eager_has_it(width):
+    x = torch.zeros(6, width)
+    x[0] = -INF
+    x[1, 0] = INF
+    x[2, 1] = float("nan")
+    x[3, : width - 1] = -INF
+    x[4, 3] = -INF
+    torch.manual_seed(0)
+    y = ops.softmax_dropout(x, 0.5)
+    eager = torch.softmax(x, -1)
+    assert torch.equal(y.isnan(), eager.isnan())
+    assert float(y[3, -1]) in (0.0, 2.0)
+    assert torch.equal(ops.softmax_dropout(x, 0.0)[3:], eager[3:])
+    masked = ops.softmax_dropout(torch.zeros(2, 4), 0.0, mask=torch.tensor([[False], [True]]))
+    assert masked[0].isnan().all()
+    assert torch.equal(masked[1], torch.full((4,), 0.25))
+
+
+@settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@given(
+    leading=st.lists(st.integers(1, 6), max_size=3),
+    width=st.integers(1, 300),
+    dtype=st.sampled_from(DTYPES),
+    p=st.sampled_from([0.0, 0.2, 0.9]),
+    seed=st.integers(0, 2**20),
+)
+def test_any_shape(leading, width, dtype, p, seed):
+    check_softmax_dropout((*leading, width), dtype, p, seed=seed)
+
+
+# What is dropped.
+
+
+def kept(shape, p, seed=0):
+    torch.manual_seed(seed)
+    return (ops.softmax_dropout(torch.zeros(shape), p) != 0).numpy()
+
+
+def philox(seed, c0, c1):
+    """Philox4x32-10 in numpy, from the paper: four outputs for the counters (c0, c1, 0, 0)."""
+    c0, c1 = (np.asarray(c, np.uint64) for c in np.broadcast_arrays(c0, c1))
+    c2 = c3 = np.zeros_like(c0)
+    k0, k1 = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32 & 0xFFFFFFFF)
+    low = np.uint64(0xFFFFFFFF)
+    for _ in range(10):
+        first, second = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (
+            (second >> np.uint64(32)) ^ c1 ^ k0,
+            second & low,
+            (first >> np.uint64(32)) ^ c3 ^ k1,
+            first & low,
+        )
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
+    return np.stack([c0, c1, c2, c3], -1)
+
+
+def test_known_answer_of_the_philox_above():
+    """Random123's kat_vectors: philox4x32 10, counter and key zero."""
+    assert [hex(v) for v in philox(0, 0, 0)] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.999])
+@pytest.mark.parametrize("shape", [(5, 37), (2, 20_001)], ids=str)
+def test_dropped_as_philox_says(shape, p):
+    torch.manual_seed(7)
+    seed = int(torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64)) % 2**64
+    quads = -(-shape[1] // 4)
+    random = philox(seed, np.arange(quads)[None, :], np.arange(shape[0])[:, None]).reshape(shape[0], -1)[:, : shape[1]]
+    # Signed, as the kernel compares them.
+    expected = random.astype(np.uint32).view(np.int32) >= round(p * 2**32) - 2**31
+    assert np.array_equal(kept(shape, p, seed=7), expected)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
+def test_keep_rate_and_independence(p):
+    keep = kept((256, 1024), p).astype(np.float64)
+    sigma = (p * (1 - p) / keep.size) ** 0.5
+    assert abs(keep.mean() - (1 - p)) < 4.5 * sigma
+    centred = keep - (1 - p)
+    for lag in (1, 2, 3, 4, 5, 8, 16, 64):  # along a row, across the four outputs of a call and beyond
+        correlation = (centred[:, lag:] * centred[:, :-lag]).mean() / (p * (1 - p))
+        assert abs(correlation) < 4.5 / keep[:, lag:].size ** 0.5, lag
+    for lag in (1, 2, 8, 128):  # from row to row
+        correlation = (centred[lag:] * centred[:-lag]).mean() / (p * (1 - p))
+        assert abs(correlation) < 4.5 / keep[lag:].size ** 0.5, lag
+    for axis in (0, 1):
+        spread = keep.mean(axis).std() / (p * (1 - p) / keep.shape[axis]) ** 0.5
+        assert 0.9 < spread < 1.1
+
+
+def test_calls_differ_and_the_seed_reproduces():
+    torch.manual_seed(1)
+    first, second = (ops.softmax_dropout(torch.zeros(64, 64), 0.5) != 0 for _ in range(2))
+    assert 0.45 < (first == second).double().mean() < 0.55
+    torch.manual_seed(1)
+    assert torch.equal(ops.softmax_dropout(torch.zeros(64, 64), 0.5) != 0, first)
+    torch.manual_seed(2)
+    assert not torch.equal(ops.softmax_dropout(torch.zeros(64, 64), 0.5) != 0, first)

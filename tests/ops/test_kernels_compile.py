@@ -1,0 +1,183 @@
+"""Every kernel compiles for GPUs that are not here: a compiler in the place of the operators' launches."""
+
+import itertools
+import sys
+
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fuselab import ops
+from fuselab.ops.launch import INTERPRETED
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(INTERPRETED, reason="kernels for the interpreter are not compiled"),
+]
+
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.bool: "*i1",
+}
+MODULES = [
+    sys.modules[f"fuselab.ops.{name}"] for name in ("layer_norm_gelu", "softmax_dropout", "rms_norm", "silu", "gate")
+]
+HOPPER = GPUTarget("cuda", 90, 32)
+
+
+class Compiler:
+    """Stands in for ``fuselab.ops.launch.launch``: compiles the kernel for a target instead of launching it."""
+
+    def __init__(self, target, wide_integers=False):
+        self.target = target
+        self.wide_integers = wide_integers
+        self.compiled = {}
+
+    def __call__(self, kernel, grid, device, *args, **meta):
+        assert all(size >= 1 for size in grid)
+        num_warps = meta.pop("num_warps")
+        given = dict(zip(kernel.arg_names, args, strict=False)) | meta
+        assert set(given) == set(kernel.arg_names)
+        signature, constants, attributes = {}, {}, {}
+        for index, parameter in enumerate(kernel.params):
+            value = given[parameter.name]
+            if parameter.is_constexpr:
+                signature[parameter.name] = "constexpr"
+                constants[parameter.name] = value
+            elif isinstance(value, torch.Tensor):
+                signature[parameter.name] = POINTERS[value.dtype]
+                attributes[(index,)] = [["tt.divisibility", 16]]
+            elif isinstance(value, float):
+                signature[parameter.name] = "fp32"
+            else:
+                # As Triton specialises integers: 1 is a constant, and a multiple of 16 is known to be one.
+                wide = self.wide_integers and (parameter.name in ("M", "count") or "stride" in parameter.name)
+                signature[parameter.name] = "i64" if wide else "i32"
+                if not parameter.do_not_specialize and value == 1:
+                    signature[parameter.name] = "constexpr"
+                    constants[parameter.name] = 1
+                elif not parameter.do_not_specialize and value % 16 == 0:
+                    attributes[(index,)] = [["tt.divisibility", 16]]
+        source = ASTSource(kernel, signature, constants, attributes)
+        compiled = triton.compile(source, target=self.target, options={"num_warps": num_warps})
+        self.compiled.setdefault(kernel.__name__, []).append(compiled)
+
+
+@pytest.fixture
+def compiler(monkeypatch, tmp_path):
+    """A function from a target to a ``Compiler`` that the operators launch with, on CPU tensors."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(sys.modules["fuselab.ops.inputs"], "_check_device", lambda *_: None)
+
+    def install(target, **options):
+        stand_in = Compiler(target, **options)
+        for module in MODULES:
+            if hasattr(module, "launch"):
+                monkeypatch.setattr(module, "launch", stand_in)
+        return stand_in
+
+    return install
+
+
+def run_every_kernel(width, dtype, rows=3):
+    """Forward and backward of every operator; the numbers are those of uninitialised memory."""
+    x = torch.randn(rows, width, requires_grad=True).to(dtype)
+    packed = torch.randn(rows, 2 * width, requires_grad=True).to(dtype)
+    weight, bias = torch.ones(width, requires_grad=True), torch.zeros(width, dtype=dtype, requires_grad=True)
+    outputs = [
+        ops.layer_norm_gelu(x, weight, bias),
+        *ops.add_rms_norm(x, x, weight),
+        ops.softmax_dropout(x, 0.1, mask=torch.ones(width, dtype=torch.bool)),
+        ops.silu(x),
+        ops.swiglu(x, x),
+        ops.geglu(packed),
+    ]
+    torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
+
+
+def run_every_option(width, dtype):
+    """The options that ``run_every_kernel`` leaves out."""
+    x = torch.randn(3, width, requires_grad=True).to(dtype)
+    weight = torch.ones(width, requires_grad=True)
+    outputs = [
+        ops.layer_norm_gelu(x, None, None, approximate="tanh"),
+        ops.rms_norm(x, weight, casting="gemma"),
+        ops.rms_norm(x, None, casting="none"),
+        ops.softmax_dropout(x, 0.0, scale=0.5),
+        ops.softmax_dropout(x, 0.1, mask=torch.ones(width, dtype=dtype)),
+        ops.swiglu(x),
+        ops.geglu(x, x, approximate="tanh"),
+    ]
+    torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
+
+
+ALL_KERNELS = {
+    "_layer_norm_gelu_forward_kernel",
+    "_layer_norm_gelu_backward_kernel",
+    "_rms_norm_forward_kernel",
+    "_rms_norm_backward_kernel",
+    "_softmax_dropout_forward_kernel",
+    "_softmax_dropout_backward_kernel",
+    "_silu_forward_kernel",
+    "_silu_backward_kernel",
+    "_swiglu_forward_kernel",
+    "_swiglu_backward_kernel",
+    "_geglu_forward_kernel",
+    "_geglu_backward_kernel",
+}
+WIDE_KERNELS = {
+    "_layer_norm_gelu_backward_rows_kernel",
+    "_layer_norm_gelu_backward_columns_kernel",
+    "_rms_norm_backward_rows_kernel",
+    "_rms_norm_backward_columns_kernel",
+}
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "rows"),
+    [(300, torch.float16, 3), (4096, torch.bfloat16, 64), (20_000, torch.bfloat16, 3), (1, torch.float32, 1)],
+)
+def test_hopper(compiler, width, dtype, rows):
+    made = compiler(HOPPER)
+    run_every_kernel(width, dtype, rows)
+    one_block = {"_layer_norm_gelu_backward_kernel", "_rms_norm_backward_kernel"}
+    assert set(made.compiled) == (ALL_KERNELS if width <= 8192 else ALL_KERNELS - one_block | WIDE_KERNELS)
+    for name, kernels in made.compiled.items():
+        for kernel in kernels:
+            assert f".entry {name}" in kernel.asm["ptx"]
+            assert "atom." not in kernel.asm["ptx"], f"{name} uses atomics"
+            assert kernel.metadata.shared <= 48 * 1024, name
+    if width == 4096:
+        for name in ("_rms_norm_forward_kernel", "_silu_forward_kernel", "_swiglu_backward_kernel"):
+            # 16 bytes a thread and access: four 32-bit registers.
+            lines = made.compiled[name][0].asm["ptx"].splitlines()
+            for access in ("ld.global", "st.global"):
+                assert any(access in line and ".v4.b32" in line for line in lines), (name, access)
+
+
+def test_hopper_with_every_option(compiler):
+    made = compiler(HOPPER)
+    run_every_option(512, torch.bfloat16)
+    assert len(made.compiled["_softmax_dropout_forward_kernel"]) == 2
+
+
+def test_hopper_with_64_bit_sizes(compiler):
+    made = compiler(HOPPER, wide_integers=True)
+    run_every_kernel(256, torch.float32)
+    assert set(made.compiled) == ALL_KERNELS
+
+
+@pytest.mark.parametrize(
+    "target", [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 100, 32)], ids=lambda t: f"sm_{t.arch}"
+)
+def test_other_generations(compiler, target):
+    made = compiler(target)
+    run_every_kernel(1000, torch.bfloat16)
+    assert set(made.compiled) == ALL_KERNELS
+    text = [kernel.asm["ptx"] for kernel in itertools.chain(*made.compiled.values())]
+    assert {t.split(".target sm_")[1].split()[0].rstrip(",").rstrip("a") for t in text} == {str(target.arch)}
