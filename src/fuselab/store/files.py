@@ -64,7 +64,7 @@ def safe_name(name: str) -> str:
     if _SAFE.fullmatch(name):
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    start = re.sub(r"[^A-Za-z0-9.=_+-]+", "_", name)[:48].strip("_.-")
+    start = re.sub(r"(?:[^A-Za-z0-9.=_+-]|\.\.)+", "_", name)[:48].strip("_.-")
     return f"{start}-{digest}" if start else digest
 
 

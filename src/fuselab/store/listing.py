@@ -93,7 +93,7 @@ def open_run(name: str | Path, root: Path) -> Run:
         UsageError: several runs begin like that.
         StoreError: it is there and cannot be read.
     """
-    if os.access(Path(name) / METADATA, os.F_OK):
+    if "\0" not in str(name) and os.access(Path(name) / METADATA, os.F_OK):
         run = Run(Path(name))
         run.metadata()
         return run

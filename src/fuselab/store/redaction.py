@@ -41,10 +41,10 @@ _NAMED = re.compile(
     rf"(?P<flag>(?i:--(?:[a-z0-9]+[_-])*{_NAME}(?:=|\s+)[\"']?))(?!-){_VALUE}"
     rf"|(?P<query>(?i:(?<=[?&])(?:[\w-]*{_NAME}|key|sig|signature|X-Amz-[\w-]+)=))[^&\s\"'#]+"
     r"|(?P<variable>\b[A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|_PWD|_PAT|_AUTH|_DSN)"
-    rf"[\"']?\s*[=:]\s*[\"']?){_VALUE}"
+    rf"[\"']?\]?\s*[=:]\s*[\"']?){_VALUE}"
     rf"|(?P<field>(?i:(?<![A-Za-z0-9])(?:[a-z0-9]+[_-])*{_NAME}(?:\s*=\s*[\"']?|[\"']\s*:\s*[\"']?)))(?<!==){_VALUE}"
     r"|(?P<sentence>(?i:\b(?:password|passphrase|secret|api[_-]?key)\s*:\s*[\"']?))" + _VALUE + "|"
-    r"(?P<header>(?i:\b(?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?(?:[a-z]+\s+)?))" + _VALUE + "|"
+    r"(?P<header>(?i:\b(?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?(?:[a-z]+\s+)?+))" + _VALUE + "|"
     r"(?P<cookie>(?i:\b(?:set-)?cookie[\"']?\s*:\s*))[^\r\n\"']+"
 )
 _FLAG = re.compile(rf"(?i)--(?:[a-z0-9]+[_-])*{_NAME}")
