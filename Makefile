@@ -53,7 +53,7 @@ lint: $(VENV)/installed-dev ## ruff, mypy, import contracts
 	@echo "ruff check" && $(PY) -m ruff check --quiet .
 	@echo "ruff format --check" && $(PY) -m ruff format --check --quiet .
 	@echo "mypy" && $(PY) -m mypy
-	@echo "lint-imports" && $(VENV)/bin/lint-imports
+	@echo "lint-imports" && $(VENV)/bin/lint-imports --no-logo
 
 format: $(VENV)/installed-dev ## put everything into the house's format
 	@$(PY) -m ruff check --fix --quiet . && $(PY) -m ruff format --quiet .
