@@ -70,7 +70,7 @@ def test_twenty_canaries_reach_no_file_of_a_run(tmp_path: Path, monkeypatch: pyt
     assert all(canary in text for canary in CANARIES.values())
     metadata = RunMetadata(
         id="", experiment="rms_norm", description=text, status=RunStatus.RUNNING, created_at="",
-        command=["fuselab", "run", "--password", CANARIES["flag"], *text.split("\n")], target=f"f.py:{text}",
+        command=["fuselab", "run", "--password", CANARIES["flag"], text], target=f"f.py:{text}",
         plan=[workload()], variants=["eager"],
     )  # fmt: skip
     environment = Environment(

@@ -134,4 +134,4 @@ def _decimals_of(value: float, digits: int) -> int:
     """Decimals that show so many significant digits of the value."""
     if value == 0:
         return 0
-    return max(0, digits - 1 - math.floor(math.log10(abs(value)) + 1e-9))
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
