@@ -15,6 +15,11 @@ from fuselab.errors import UnknownNameError, UsageError
 
 __all__ = ["Definition", "Parameter", "Signature", "Source", "read_source"]
 
+RETURN_SELF = frozenset(
+    ("bfloat16", "cpu", "cuda", "double", "eval", "float", "half", "requires_grad_", "share_memory", "to", "train")
+)
+"""Methods of a module that return the module."""
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
@@ -154,9 +159,11 @@ def _transparent(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def _value_signature(value: ast.expr, classes: dict[str, ast.ClassDef]) -> Signature | None:
-    """Of ``f = lambda x: ...``, and of ``net = Net(...)`` where Net is a class of the file."""
+    """Of ``f = lambda x: ...``, and of ``net = Net(...).eval()`` where Net is a class of the file."""
     if isinstance(value, ast.Lambda):
         return _signature(value)
+    while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in RETURN_SELF:
+        value = value.func.value
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in classes:
         return _forward(classes[value.func.id], classes)
     return None
