@@ -21,7 +21,8 @@ from torch import Tensor
 
 from fuselab.experiment import Experiment, Implementation, Inputs
 from fuselab.measure.calls import gradient_targets
-from fuselab.measure.exposure import Exposed, call_exposed, same_bits, stream_of_its_own, writable
+from fuselab.measure.exposure import Exposed, call_exposed, same_bits, stream_of_its_own
+from fuselab.measure.layout import copied, writable
 from fuselab.measure.oracle import Oracle, Truth
 from fuselab.measure.tolerance import compare, not_repeated, scale_of
 from fuselab.records import Correctness, Direction, TensorCheck, Workload
@@ -90,14 +91,12 @@ def other_inputs(
     turn = all(same_bits(a, b) for (_, a), (_, b) in pairs if a.dtype.is_floating_point)
 
     def change(tensor: Tensor) -> Tensor:
-        plain = tensor.detach()
-        if not writable(plain):
-            return plain.clone().requires_grad_(tensor.requires_grad)
-        changed = torch.empty_strided(plain.shape, plain.stride(), dtype=plain.dtype, device=plain.device)
-        floating = plain.dtype.is_floating_point
-        changed.copy_(plain.flip(tuple(range(plain.dim()))) if turn and floating else plain)
-        if floating and plain.dim() > 1 and plain.numel():
-            changed[(0,) * (plain.dim() - 1)] *= _SMALL
+        changed = copied(tensor).detach()
+        if tensor.dtype.is_floating_point and tensor.dim() and tensor.numel() and writable(tensor):
+            if turn:
+                changed.copy_(tensor.detach().flip(tuple(range(tensor.dim()))))
+            if tensor.dim() > 1:
+                changed[(0,) * (tensor.dim() - 1)] *= _SMALL
         return changed.requires_grad_(tensor.requires_grad)
 
     return fresh.map(change)

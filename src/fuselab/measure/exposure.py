@@ -24,8 +24,9 @@ from fuselab.measure.calls import (
     named_outputs,
     random_grad_outputs,
 )
+from fuselab.measure.layout import writable
 
-__all__ = ["Exposed", "Fault", "call_exposed", "same_bits", "stream_of_its_own", "writable"]
+__all__ = ["Exposed", "Fault", "call_exposed", "same_bits", "stream_of_its_own"]
 
 _POISON = 0xFF
 """All bits set is NaN in every floating-point format and -1 in every signed integer."""
@@ -71,11 +72,6 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(
         a.detach().contiguous().view(-1).view(torch.uint8), b.detach().contiguous().view(-1).view(torch.uint8)
     )
-
-
-def writable(tensor: Tensor) -> bool:
-    """Whether every element has memory of its own: an expanded tensor cannot be written in place."""
-    return all(stride or size <= 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 @contextlib.contextmanager

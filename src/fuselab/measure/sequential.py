@@ -57,7 +57,7 @@ def plan_looks(min_rounds: int, max_rounds: int) -> Looks:
 
     Example:
         >>> plan_looks(11, 60).rounds
-        (11, 19, 32, 60)
+        (11, 19, 33, 60)
         >>> [round(share, 2) for share in plan_looks(11, 60).shares]
         [0.03, 0.07, 0.2, 0.7]
     """

@@ -1,0 +1,93 @@
+"""What one call launches: device kernels with their times as CUPTI has them, or operators on a CPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fuselab.experiment import Implementation
+
+__all__ = ["DeviceProfile", "count_operators", "is_compiled", "profile_device"]
+
+_DEVICE_WORK = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
+"""Categories of a trace's events that occupy the device."""
+
+_NO_WORK = frozenset({"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::detach"})
+"""Operators that compute nothing and are no views."""
+
+
+def is_compiled(implementation: Implementation) -> bool:
+    """Whether ``torch.compile`` made it: its kernels are not seen as operators."""
+    # Where Dynamo was never imported, nothing was compiled; importing it here would cost seconds.
+    module = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", ())
+    return isinstance(implementation, module) or hasattr(implementation, "_torchdynamo_orig_callable")
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view and func.name().split(".")[0] not in _NO_WORK:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_operators(call: Callable[[], object]) -> int:
+    """ATen operators that ``call`` executes, views and bare allocations left out. For eager code: a compiled one
+    hides them.
+
+    Example:
+        >>> x = torch.ones(2, 3)
+        >>> count_operators(lambda: (x * 2).view(-1).sum())
+        2
+    """
+    mode = _Counting()
+    with mode:
+        call()
+    return mode.count
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """Device work of one call."""
+
+    launches: int
+    """Kernels, copies and fills."""
+    duration_ns: float
+    """Their times added up."""
+    streams: int
+    """Streams they ran on."""
+
+
+def profile_device(call: Callable[[], object], calls: int) -> DeviceProfile | None:
+    """Profile ``call``, which makes ``calls`` calls; None where the profiler saw no device work (CUPTI is not allowed
+    here).
+
+    Read from the exported trace, which is public, and has the category of every event.
+    """
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        call()
+        torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
+    work = [e for e in events if e.get("cat") in _DEVICE_WORK and "dur" in e]
+    if not work:
+        return None
+    return DeviceProfile(
+        launches=round(len(work) / calls),
+        duration_ns=sum(float(e["dur"]) for e in work) * 1e3 / calls,
+        streams=len({e.get("args", {}).get("stream", e.get("tid")) for e in work}),
+    )

@@ -1,0 +1,54 @@
+"""What is observed of a variant beside its samples: the other clocks, and launches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fuselab.measure.cell import Work
+from fuselab.measure.cuda_timer import EventsCell
+from fuselab.measure.launches import DeviceProfile, count_operators, is_compiled, profile_device
+from fuselab.measure.statistics import draw_order
+from fuselab.records import Clock, Direction, Sample
+
+__all__ = ["eager_loops", "operators", "profiled"]
+
+_PROFILED_CALLS = 16
+
+
+def eager_loops(cells: Mapping[str, EventsCell], rounds: int, seed: int) -> dict[str, dict[Clock, list[Sample]]]:
+    """Time eager loops of all cells in rounds: between events, and the host's time of issuing a call."""
+    found: dict[str, dict[Clock, list[Sample]]] = {name: {Clock.CUDA_EVENTS: [], Clock.HOST: []} for name in cells}
+    for number in range(rounds):
+        for position, name in enumerate(draw_order(list(cells), seed, number)):
+            duration, calls = cells[name].sample()
+            for clock, value in ((Clock.CUDA_EVENTS, duration), (Clock.HOST, cells[name].host_ns)):
+                found[name][clock].append(Sample(round=number, position=position, duration_ns=value, calls=calls))
+    return found
+
+
+def profiled(work: Work, stream: torch.cuda.Stream) -> DeviceProfile | None:
+    """Kernels and their times of one call, on rotating inputs; forwards that a backward needs are not in it."""
+    calls = min(_PROFILED_CALLS, len(work.rotation))
+    batch = work.rotation.take(calls)
+    kept: list[Any] = []
+    with torch.enable_grad(), torch.cuda.stream(stream):
+        if work.direction is Direction.BACKWARD:
+            pending = [work.pending(index, inputs) for index, inputs in batch]
+            profile = profile_device(lambda: kept.extend(graph.differentiate() for graph in pending), calls)
+        else:
+            profile = profile_device(lambda: kept.extend(work.call(inputs) for _, inputs in batch), calls)
+    return profile
+
+
+def operators(work: Work) -> int | None:
+    """Operators that one call executes on a CPU; None for compiled code, whose kernels are not operators."""
+    if is_compiled(work.implementation):
+        return None
+    inputs = work.rotation.sets[0]
+    with torch.enable_grad():
+        if work.direction is Direction.FORWARD:
+            return count_operators(lambda: work.call(inputs))
+        return count_operators(work.pending(0, inputs).differentiate)
