@@ -11,7 +11,7 @@ import pytest
 from fuselab.capture import internals
 from fuselab.capture.files import Files
 from fuselab.capture.internals import GraphSnapshot
-from fuselab.capture.kernels import KernelBuilder
+from fuselab.capture.kernels import KernelBuilder, _Machine
 from fuselab.capture.machine_code import parse_resource_usage
 from fuselab.capture.output_code import parse_output_code
 from fuselab.capture.provenance import GraphNode
@@ -115,7 +115,9 @@ def test_a_hostile_name_is_hashed_on_disk_and_true_in_the_card(name, tmp_path):
     graph = compiled_graph(tmp_path, text, {"k": ["n"]}, [GraphNode("n", "aten.add.Tensor")])
     code = build._parsed(graph)
     hostile = type(code.kernels[0])(name, "triton", "source", 2)
-    build._add_generated(graph, code, hostile, build._provenance(graph, code, "k", graph.snapshot.nodes), None)
+    build._add_generated(
+        graph, code, hostile, build._provenance(graph, code, "k", graph.snapshot.nodes), None, _Machine()
+    )
     card = next(tmp_path.glob("kernels/backward/*/card.json"))
     assert json.loads(card.read_text())["name"] == name
     assert card.parent.name.startswith("kernel-")

@@ -280,3 +280,25 @@ def test_a_listener_of_the_users_hears_everything_and_stays(place):
         assert Listener.heard == sum(captured.records.values()) > 0
     finally:
         logger.removeHandler(listener)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu_every_triton_kernel_has_every_stage_in_both_directions(place):
+    torch.compiler.reset()
+    with capture(place / "gpu", variant="compile", workload="w", caches=place / "gpu caches") as captured:
+        shapes = ((512, 1024), (1024,), (1024,))
+        inputs = [torch.randn(*shape, device="cuda", requires_grad=True) for shape in shapes]
+        torch.compile(layer_norm_gelu, dynamic=False)(*inputs).sum().backward()
+        torch.cuda.synchronize()
+    assert {kernel.direction for kernel in captured.kernels} == set(Direction)
+    for kernel in captured.kernels:
+        assert kernel.stages == ["triton", "ttir", "ttgir", "llir", "ptx", "cubin", "sass"], kernel.kernel_id
+        card = json.loads((captured.into / kernel.file_path).with_name("card.json").read_text())
+        assert card["configuration_chosen_by"] in {"launcher", "autotuning record", "only configuration"}
+        assert kernel.operations
+        assert kernel.source_lines
+        assert kernel.registers > 0
+        assert kernel.num_warps > 0
+        assert kernel.launches >= 1
+    assert captured.warnings == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +23,8 @@ from fuselab.records import Kernel, Stage
 __all__ = ["KernelBuilder"]
 
 _TRITON_STAGES = (Stage.TTIR, Stage.TTGIR, Stage.LLIR, Stage.PTX, Stage.CUBIN, Stage.SASS)
+_TOOLS_AT_ONCE = 8
+
 _ROCM_STAGES = (Stage.TTIR, Stage.TTGIR, Stage.LLIR, Stage.AMDGCN)
 
 
@@ -35,6 +37,8 @@ class _Machine:
     binary: TritonBinary | None = None
     others: list[TritonBinary] = field(default_factory=list)
     choice: str = ""
+    sass: Future[str] | None = None
+    usages: Future[dict[str, ResourceUsage]] | None = None
 
 
 @dataclass
@@ -57,11 +61,13 @@ class KernelBuilder:
             return
         nodes = self._nodes(graph)
         loaded = internals.loaded_kernels(graph.module_path)
-        for generated in code.kernels:
-            if generated.backend == "multi_kernel":
-                continue  # a chooser among kernels that are defined, and listed, on their own
-            provenance = self._provenance(graph, code, generated.name, nodes)
-            self._add_generated(graph, code, generated, provenance, loaded.get(generated.name))
+        # A chooser among kernels (multi_kernel) is none itself: they are defined, and listed, on their own.
+        generated = [kernel for kernel in code.kernels if kernel.backend != "multi_kernel"]
+        with ThreadPoolExecutor(_TOOLS_AT_ONCE) as pool:
+            machines = [self._machine(kernel, loaded.get(kernel.name), pool) for kernel in generated]
+            for kernel, machine in zip(generated, machines, strict=True):
+                provenance = self._provenance(graph, code, kernel.name, nodes)
+                self._add_generated(graph, code, kernel, provenance, loaded.get(kernel.name), machine)
         externs = dict.fromkeys(launch.name for launch in code.launches if launch.extern)
         for name in externs:
             self._add_extern(graph, code, name, self._provenance(graph, code, name, nodes))
@@ -97,6 +103,7 @@ class KernelBuilder:
         generated: GeneratedKernel,
         provenance: KernelProvenance,
         loaded: internals.LoadedKernel | None,
+        machine: _Machine,
     ) -> None:
         directory = self.files.kernel_directory(graph.direction, generated.name, graph.number)
         folder = f"kernels/{graph.direction.value}/{directory}"
@@ -109,9 +116,9 @@ class KernelBuilder:
             Stage.CPP if is_cpp else Stage.TRITON,
             kernel_id,
         )
-        machine = _Machine(stages=[Stage.CPP if is_cpp else Stage.TRITON])
+        machine.stages.append(Stage.CPP if is_cpp else Stage.TRITON)
         if generated.backend == "triton":
-            self._save_stages(graph, generated, loaded, folder, kernel_id, machine)
+            self._save_stages(graph, folder, kernel_id, machine)
         elif is_cpp:
             for stage in _TRITON_STAGES:
                 self.files.absent(graph.direction, stage, "CPU target: Inductor emits C++, not Triton", kernel_id)
@@ -188,19 +195,26 @@ class KernelBuilder:
         self.files.put(self.files.into / folder / "card.json", json.dumps(card, indent=1, default=str))
         self.kernels.append(kernel)
 
-    def _save_stages(
-        self,
-        graph: CompiledGraph,
-        generated: GeneratedKernel,
-        loaded: internals.LoadedKernel | None,
-        folder: str,
-        kernel_id: str,
-        machine: _Machine,
-    ) -> None:
+    def _machine(
+        self, generated: GeneratedKernel, loaded: internals.LoadedKernel | None, pool: ThreadPoolExecutor
+    ) -> _Machine:
+        """Find the configuration in use and start to disassemble it: half a second a kernel, so many at once."""
+        machine = _Machine()
+        if generated.backend != "triton":
+            return machine
         launcher_hash = loaded.hashes[0] if loaded and len(loaded.hashes) == 1 else None
         machine.binary, machine.others, machine.choice = choose(
             self.binaries, generated.source_path, generated.name, launcher_hash, self.best
         )
+        cubin = machine.binary.files.get(Stage.CUBIN) if machine.binary else None
+        nvdisasm, cuobjdump = internals.nvidia_tool("nvdisasm"), internals.nvidia_tool("cuobjdump")
+        if cubin is not None and nvdisasm is not None:
+            machine.sass = pool.submit(disassemble, cubin, nvdisasm)
+        if cubin is not None and cuobjdump is not None:
+            machine.usages = pool.submit(resource_usage, cubin, cuobjdump)
+        return machine
+
+    def _save_stages(self, graph: CompiledGraph, folder: str, kernel_id: str, machine: _Machine) -> None:
         binary = machine.binary
         if binary is None:
             for stage in _TRITON_STAGES:
@@ -219,21 +233,17 @@ class KernelBuilder:
     def _save_sass(
         self, graph: CompiledGraph, binary: TritonBinary, folder: str, kernel_id: str, machine: _Machine
     ) -> None:
-        cubin = binary.files.get(Stage.CUBIN)
-        nvdisasm, cuobjdump = internals.nvidia_tool("nvdisasm"), internals.nvidia_tool("cuobjdump")
-        if cubin is None or nvdisasm is None:
-            reason = "there is no cubin" if cubin is None else "this Triton ships no nvdisasm"
-            self.files.absent(graph.direction, Stage.SASS, reason, kernel_id)
-            return
-        with ThreadPoolExecutor(2) as pool:  # two processes of half a second each
-            text = pool.submit(disassemble, cubin, nvdisasm)
-            usage = pool.submit(resource_usage, cubin, cuobjdump) if cuobjdump else None
         try:
-            self.files.write(f"{folder}/sass", text.result(), graph.direction, Stage.SASS, kernel_id)
-            machine.stages.append(Stage.SASS)
-            machine.usage = usage.result().get(binary.name) if usage else None
+            if machine.usages is not None:
+                machine.usage = machine.usages.result().get(binary.name)
+            if machine.sass is not None:
+                self.files.write(f"{folder}/sass", machine.sass.result(), graph.direction, Stage.SASS, kernel_id)
+                machine.stages.append(Stage.SASS)
+                return
+            reason = "this Triton ships no nvdisasm" if Stage.CUBIN in binary.files else "there is no cubin"
         except RuntimeError as error:
-            self.files.absent(graph.direction, Stage.SASS, str(error), kernel_id)
+            reason = str(error)
+        self.files.absent(graph.direction, Stage.SASS, reason, kernel_id)
 
 
 def _now() -> str:
