@@ -110,7 +110,7 @@ def run(
 
 def doctor() -> list[Check]:
     """What is here, what works, what is missing and the command that mends it."""
-    from fuselab.doctor import checks
+    from fuselab.checks import checks
 
     return checks()
 
@@ -195,7 +195,7 @@ def kernel_text(run: Run, name: str, stage: str | None = None) -> tuple[Kernel, 
 
 
 def _environment(crew: Workers, device: str, console: Console) -> Environment:
-    from fuselab.doctor import require_compiler
+    from fuselab.checks import require_compiler
 
     with console.status("looking at this machine"):
         environment = describe(crew, device)

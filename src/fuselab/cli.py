@@ -34,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-words = Console(stderr=True)
+words = Console(stderr=True, soft_wrap=True)
 """Where sentences go; tables go to stdout."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -55,12 +55,12 @@ def _root(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(out: Out = Path("runs"), as_json: Json = False) -> None:
     """Show what is here, what works, what is missing and the command that mends it."""
-    from fuselab.doctor import checks, main_job_can_run
+    from fuselab.checks import checks, main_job_can_run
     from fuselab.report.checks import checks_table
 
-    found = checks()
+    found = checks(out)
     if as_json:
         _print_json({"can_run": main_job_can_run(found), "checks": found})
     else:
@@ -201,8 +201,6 @@ def show(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors of ours are printed without a traceback."""
-    import click
-
     command: Any = typer.main.get_command(app)
     debug = "--debug" in (arguments if arguments is not None else sys.argv[1:]) or bool(os.environ.get("FUSELAB_DEBUG"))
     before = signal.signal(signal.SIGTERM, _as_interrupt)
@@ -220,13 +218,15 @@ def main(arguments: list[str] | None = None) -> int:
         if error.hint:
             words.print(f"  [bold]hint[/]: {_escaped(error.hint)}", highlight=False)
         return error.exit_code
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         words.print("interrupted; what was measured is kept: fuselab list-runs", highlight=False)
         return INTERRUPTED
-    except click.ClickException as error:
-        error.show(file=sys.stderr)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        words.print(f"[bold red]error[/]: {_escaped(error.format_message())}", highlight=False)
+        words.print(f"  [bold]hint[/]: {getattr(context, 'command_path', 'fuselab')} --help", highlight=False)
         return error.exit_code
     except BrokenPipeError:
         # The reader is gone (`| head`): nothing more can be said, and Python must not try again while it shuts down.

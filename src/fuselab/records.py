@@ -162,7 +162,7 @@ class RunStatus(enum.StrEnum):
 _UNSAFE = re.compile(r"[^A-Za-z0-9.=_+-]+")
 
 
-class Workload(Record):
+class Workload(Record, frozen=True, kw_only=True):
     """Axes, dtype, options, layout and seed: inputs are built from these and nothing else, deterministically.
 
     Example:
@@ -209,7 +209,7 @@ class Workload(Record):
         return rows
 
 
-class CellKey(Record, order=True):
+class CellKey(Record, frozen=True, kw_only=True, order=True):
     """What names a cell within the store: experiment, variant, workload key and direction."""
 
     experiment: str
@@ -222,7 +222,7 @@ class CellKey(Record, order=True):
     """Forward or backward."""
 
 
-class Traffic(Record):
+class Traffic(Record, frozen=True, kw_only=True):
     """The fewest bytes and operations that a cell has to spend: each input read once, each output written once."""
 
     bytes_read: int
@@ -242,7 +242,7 @@ class Traffic(Record):
         return self.bytes_read + self.bytes_written
 
 
-class Sample(Record):
+class Sample(Record, frozen=True, kw_only=True):
     """One timed value of one variant in one round."""
 
     round: int
@@ -255,7 +255,7 @@ class Sample(Record):
     """How many calls (or graph replays) the timed span held."""
 
 
-class TensorCheck(Record):
+class TensorCheck(Record, frozen=True, kw_only=True):
     """One output or gradient against the float64 reference, beside eager's own error on the same inputs."""
 
     name: str
@@ -278,7 +278,7 @@ class TensorCheck(Record):
     """What is wrong, in words; empty when correct."""
 
 
-class Correctness(Record):
+class Correctness(Record, frozen=True, kw_only=True):
     """The verdict of the correctness gate on one cell."""
 
     correct: bool
@@ -291,7 +291,7 @@ class Correctness(Record):
     """The shape that was checked, where it is not the workload's own (the interpreter checks fewer rows)."""
 
 
-class Conditions(Record):
+class Conditions(Record, frozen=True, kw_only=True):
     """State of the device beside one round."""
 
     round: int
@@ -312,7 +312,7 @@ class Conditions(Record):
     """One-minute load average of the host, for CPU timings."""
 
 
-class Comparison(Record):
+class Comparison(Record, frozen=True, kw_only=True):
     """Speedup against the baseline from the paired log-ratios of rounds."""
 
     baseline: str
@@ -333,7 +333,7 @@ class Comparison(Record):
     """Two-sided p-value of the paired log-ratios, before control over many cells."""
 
 
-class Ceiling(Record):
+class Ceiling(Record, frozen=True, kw_only=True):
     """What plain streaming with the cell's access mix reached at the cell's size, in the same run."""
 
     bytes_per_s: float
@@ -346,7 +346,7 @@ class Ceiling(Record):
     """Which streaming kernel: for example ``triton stream 2:1`` or ``torch.add into out, 2 threads``."""
 
 
-class Measurement(Record):
+class Measurement(Record, frozen=True, kw_only=True):
     """Everything known of one cell: status, correctness, every sample, and what is derived from them."""
 
     experiment: str
@@ -381,6 +381,8 @@ class Measurement(Record):
     """Upper end of the interval of the median."""
     comparison: Comparison | None = None
     """Speedup against the baseline."""
+    self_comparison: Comparison | None = None
+    """The baseline against a second copy of itself, timed in the same rounds; only the baseline's cell has it."""
     traffic: Traffic | None = None
     """The fewest bytes and operations."""
     ceiling: Ceiling | None = None
@@ -419,7 +421,7 @@ class Measurement(Record):
         return None if self.correctness is None else self.correctness.correct
 
 
-class Artifact(Record):
+class Artifact(Record, frozen=True, kw_only=True):
     """One saved file of one stage, or the reason why there is none."""
 
     stage: Stage
@@ -440,7 +442,7 @@ class Artifact(Record):
     """The reason why there is no file; empty when there is."""
 
 
-class Kernel(Record):
+class Kernel(Record, frozen=True, kw_only=True):
     """One device function that the compiler generated or that a user launched."""
 
     kernel_id: str
@@ -491,7 +493,7 @@ class CheckStatus(enum.StrEnum):
     MISSING = "missing"
 
 
-class Check(Record):
+class Check(Record, frozen=True, kw_only=True):
     """One line of ``fuselab doctor``."""
 
     name: str
@@ -506,7 +508,7 @@ class Check(Record):
     """Whether the main job cannot run without it."""
 
 
-class Environment(Record):
+class Environment(Record, frozen=True, kw_only=True):
     """Where a run took place: an allowlist, never the whole environment."""
 
     device: str
@@ -545,7 +547,7 @@ class Environment(Record):
     """Version of this record."""
 
 
-class RunMetadata(Record):
+class RunMetadata(Record, frozen=True, kw_only=True):
     """``metadata.json`` of a run."""
 
     id: str

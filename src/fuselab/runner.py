@@ -21,6 +21,7 @@ from typing import Protocol
 import msgspec
 
 from fuselab import __version__
+from fuselab.capture.caches import cache_environment
 from fuselab.errors import StoreError, UsageError, WorkerError
 from fuselab.experiment import Experiment, VariantKind
 from fuselab.measure.verdicts import settle
@@ -84,7 +85,7 @@ class Settings:
 
     def concurrent_checks(self) -> int:
         """Checks at a time: a compiler is one busy core, and reading a GPU's code back another."""
-        return self.jobs or max(1, min(4, len(os.sched_getaffinity(0)) // 2 + 1))
+        return self.jobs or max(1, min(8, len(os.sched_getaffinity(0)) // 2 + 1))
 
 
 class Workers(Protocol):
@@ -149,7 +150,7 @@ def describe(crew: Workers, device: str) -> Environment:
         WorkerError: the process died; its last words are quoted.
         SetupError: a GPU was asked for and there is none.
     """
-    from fuselab.doctor import require_device
+    from fuselab.checks import require_device
 
     answer = crew.call(DescribeRequest(device=device), deadline_s=DESCRIBE_DEADLINE_S)
     if isinstance(answer, DescribeResult):
@@ -210,8 +211,18 @@ def carry_out(
 
 
 def load_outcome(run: Run) -> Outcome:
-    """A run as it stands in the store, verdicts settled."""
-    return Outcome(run.path, run.metadata(), run.environment(), tuple(settle(run.measurements())))
+    """A run as it stands in the store: verdicts settled, cells in the order of the plan."""
+    metadata = run.metadata()
+    workloads = [w.key for w in metadata.plan]
+    order = {
+        (workload, direction, variant): (i, j, k)
+        for i, workload in enumerate(workloads)
+        for j, direction in enumerate(metadata.directions)
+        for k, variant in enumerate(metadata.variants)
+    }
+    last = (len(workloads), 0, 0)
+    cells = sorted(settle(run.measurements()), key=lambda m: order.get((m.workload.key, m.direction, m.variant), last))
+    return Outcome(run.path, metadata, run.environment(), tuple(cells))
 
 
 @dataclass(frozen=True)
@@ -343,7 +354,10 @@ class _Execution:
                     margin=self.settings.margin,
                 ),
                 deadline_s=self.settings.timing_deadline(self.plan.device_type, len(left)),
-                environment_variables=_compiler_variables(self.plan.device_type, None),
+                # The settings are the same for all; the directories are those of each variant while it warms up.
+                environment_variables=_compiler_variables(
+                    self.plan.device_type, self.run.caches(next(iter(left)), workload.key)
+                ),
                 on_progress=lambda p: self.watcher.working(f"{what}: {p.text}"),
             )
             if isinstance(answer, TimeResult):
@@ -365,6 +379,7 @@ class _Execution:
             launched = _launches(check.kernels, direction)
         return msgspec.structs.replace(
             measurement,
+            experiment=self.plan.experiment.name,
             device=self.environment.device,
             correctness=check.correctness.get(direction),
             compile_ns=check.compile_ns,
@@ -452,10 +467,8 @@ def _draw(run: Run) -> None:
     run.write_plot("speedup.svg", svg(list(outcome.measurements), outcome.environment))
 
 
-def _compiler_variables(device_type: str, caches: Path | None) -> dict[str, str]:
-    from fuselab.capture import cache_environment
-
-    settings = dict(cache_environment(caches)) if caches is not None else {}
+def _compiler_variables(device_type: str, caches: Path) -> dict[str, str]:
+    settings = dict(cache_environment(caches))
     if device_type == "cpu":
         # C++ kernels compile one after the other anyway; without helper processes a worker starts a second earlier.
         settings["TORCHINDUCTOR_COMPILE_THREADS"] = "1"

@@ -52,14 +52,14 @@ class ExperimentReference(msgspec.Struct, frozen=True, kw_only=True):
     """Seed of module construction and inputs."""
 
 
-class DescribeRequest(Message, tag="describe"):
+class DescribeRequest(Message, frozen=True, kw_only=True, tag="describe"):
     """Say what this machine is."""
 
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
 
 
-class CheckRequest(Message, tag="check"):
+class CheckRequest(Message, frozen=True, kw_only=True, tag="check"):
     """Compile, capture and check one variant of one workload."""
 
     experiment: ExperimentReference
@@ -80,7 +80,7 @@ class CheckRequest(Message, tag="check"):
     """Directory of the compiler's caches, kept for the timing."""
 
 
-class TimeRequest(Message, tag="time"):
+class TimeRequest(Message, frozen=True, kw_only=True, tag="time"):
     """Time the variants of one group together."""
 
     experiment: ExperimentReference
@@ -105,7 +105,7 @@ class TimeRequest(Message, tag="time"):
     """Relative difference below which two variants count as equivalent."""
 
 
-class Progress(Message, tag="progress"):
+class Progress(Message, frozen=True, kw_only=True, tag="progress"):
     """Something to show while waiting."""
 
     text: str
@@ -114,14 +114,14 @@ class Progress(Message, tag="progress"):
     """The variant that is being worked on: the suspect, should the process die."""
 
 
-class DescribeResult(Message, tag="described"):
+class DescribeResult(Message, frozen=True, kw_only=True, tag="described"):
     """What the machine is."""
 
     environment: Environment
     """The environment record."""
 
 
-class CheckResult(Message, tag="checked"):
+class CheckResult(Message, frozen=True, kw_only=True, tag="checked"):
     """How a check ended, with everything captured on the way."""
 
     status: Status
@@ -140,14 +140,14 @@ class CheckResult(Message, tag="checked"):
     """Wall time of the first call, forward and backward, compilation included."""
 
 
-class TimeResult(Message, tag="timed"):
+class TimeResult(Message, frozen=True, kw_only=True, tag="timed"):
     """Measurements of a group, complete but for what the check already knew."""
 
     measurements: list[Measurement]
     """One for each variant that was asked for."""
 
 
-class Failure(Message, tag="failed"):
+class Failure(Message, frozen=True, kw_only=True, tag="failed"):
     """The worker could not carry out the request, or its process died."""
 
     status: Status
@@ -174,12 +174,14 @@ def encode(message: Request | Answer) -> bytes:
 
 def decode_request(line: bytes) -> Request:
     """The request in a line; raises ``msgspec.DecodeError`` when it is none."""
-    return _request_decoder.decode(line)
+    request: Request = _request_decoder.decode(line)
+    return request
 
 
 def decode_answer(line: bytes) -> Answer:
     """The answer in a line; raises ``msgspec.DecodeError`` when it is none."""
-    return _answer_decoder.decode(line)
+    answer: Answer = _answer_decoder.decode(line)
+    return answer
 
 
 def _plain(value: Any) -> Any:

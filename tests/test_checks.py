@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from fuselab import compiler, device, probe
+from fuselab import checks, compiler, device, probe
 from fuselab.errors import SetupError
 from fuselab.records import Check, CheckStatus
-
-# `from fuselab import doctor` is the function
-doctor: Any = importlib.import_module("fuselab.doctor")
 
 H200 = probe.Accelerator(
     name="NVIDIA H200", capability=(9, 0), memory_bytes=150754820096, multiprocessors=132, l2_bytes=62914560
@@ -64,12 +59,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     """A healthy machine without a GPU, on which a test plants absences."""
     described = Machine()
     monkeypatch.setattr(probe, "ask", described.ask)
-    monkeypatch.setattr(doctor, "installed", lambda name: described.installed.get(name))  # noqa: PLW0108 - tests replace it
-    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: described.requires)
+    monkeypatch.setattr(checks, "installed", lambda name: described.installed.get(name))  # noqa: PLW0108 - tests replace it
+    monkeypatch.setattr(checks.importlib.metadata, "requires", lambda name: described.requires)
     monkeypatch.setattr(compiler, "try_cpp", lambda: described.cpp)
     monkeypatch.setattr(compiler, "try_headers", lambda: described.c)
-    monkeypatch.setattr(doctor.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    for name in [*doctor.CHANGING, "CUDA_VISIBLE_DEVICES"]:
+    monkeypatch.setattr(checks.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    for name in [*checks.CHANGING, "CUDA_VISIBLE_DEVICES"]:
         monkeypatch.delenv(name, raising=False)
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
@@ -83,8 +78,8 @@ def _line(found: list[Check], name: str) -> Check:
 
 
 def test_a_healthy_machine_without_a_gpu(machine: Machine) -> None:
-    found = doctor.checks()
-    assert doctor.main_job_can_run(found)
+    found = checks.checks()
+    assert checks.main_job_can_run(found)
     assert {c.name for c in found if c.status is not CheckStatus.OK} == {"GPU"}
     assert "labelled CPU" in _line(found, "GPU").detail
     names = [check.name for check in found]
@@ -96,8 +91,8 @@ def test_every_line_that_is_not_ok_has_a_remedy(machine: Machine) -> None:
     machine.torch = machine.triton = None
     machine.cpp = machine.c = BROKEN
     machine.installed = {}
-    found = doctor.checks()
-    assert not doctor.main_job_can_run(found)
+    found = checks.checks()
+    assert not checks.main_job_can_run(found)
     assert [c.name for c in found if c.status is not CheckStatus.OK and not c.remedy] == []
 
 
@@ -140,20 +135,20 @@ def test_a_planted_absence_is_named_with_its_remedy(
     for field, value in planted.items():
         assert hasattr(machine, field)
         setattr(machine, field, value)
-    found = doctor.checks()
+    found = checks.checks()
     line = _line(found, name)
     assert line.status.value == status
     assert detail in line.detail
     assert remedy in line.remedy
-    assert doctor.main_job_can_run(found) is runs
+    assert checks.main_job_can_run(found) is runs
     assert _line(found, "Python").status is CheckStatus.OK, "the other checks go on"
 
 
 def test_a_gpu_is_described_with_the_source_of_its_peaks(machine: Machine) -> None:
     machine.torch, machine.nvml = WITH_GPU, NVML
     machine.installed |= {"torch": "2.11.0+cu130", "triton": "3.6.0"}
-    found = doctor.checks()
-    assert doctor.main_job_can_run(found)
+    found = checks.checks()
+    assert checks.main_job_can_run(found)
     assert "NVIDIA H200, 132 multiprocessors, 140.4 GiB" in _line(found, "GPU 0").detail
     assert "580.159.03" in _line(found, "GPU driver").detail
     assert "CUDA 13.0" in _line(found, "CUDA runtime").detail
@@ -166,7 +161,7 @@ def test_a_gpu_is_described_with_the_source_of_its_peaks(machine: Machine) -> No
 def test_an_undescribed_gpu_shows_no_peaks(machine: Machine) -> None:
     gpu = msgspec.structs.replace(H200, name="NVIDIA H200 MIG 1g.18gb")
     machine.torch, machine.nvml = msgspec.structs.replace(WITH_GPU, accelerators=(gpu,)), NVML
-    line = _line(doctor.checks(), "GPU peaks")
+    line = _line(checks.checks(), "GPU peaks")
     assert "not among the described devices" in line.detail
     assert "TB/s" not in line.detail
 
@@ -174,7 +169,7 @@ def test_an_undescribed_gpu_shows_no_peaks(machine: Machine) -> None:
 def test_a_hidden_gpu_is_told_from_a_missing_one(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.torch, machine.nvml = CUDA_BUILD, NVML
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    line = _line(doctor.checks(), "GPU")
+    line = _line(checks.checks(), "GPU")
     assert "hidden by CUDA_VISIBLE_DEVICES" in line.detail
     assert line.remedy == "unset CUDA_VISIBLE_DEVICES"
 
@@ -184,7 +179,7 @@ def test_one_broken_check_leaves_the_others(machine: Machine, monkeypatch: pytes
         raise RuntimeError("planted")
 
     monkeypatch.setattr(compiler, "try_cpp", explode)
-    found = doctor.checks()
+    found = checks.checks()
     line = _line(found, "C++ compiler")
     assert line.status is CheckStatus.WARNING
     assert "RuntimeError: planted" in line.detail
@@ -205,7 +200,7 @@ def test_a_cache_that_cannot_be_written_is_named(
     # a file in the way stops everyone; permissions would not stop root
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(variable, str(tmp_path / "file" / "cache"))
-    line = _line(doctor.checks(), name)
+    line = _line(checks.checks(), name)
     assert line.status is CheckStatus.MISSING
     assert str(tmp_path / "file") in line.detail
     assert f"export {variable}=" in line.remedy
@@ -214,27 +209,27 @@ def test_a_cache_that_cannot_be_written_is_named(
 
 @pytest.mark.skipif(not Path("/proc/sys").is_dir(), reason="needs /proc")
 def test_a_read_only_runs_directory_stops_the_main_job(machine: Machine) -> None:
-    found = doctor.checks(Path("/proc/sys/runs"))
+    found = checks.checks(Path("/proc/sys/runs"))
     line = _line(found, "runs directory")
     assert line.status is CheckStatus.MISSING
     assert "/proc/sys" in line.detail
     assert "--out DIR" in line.remedy
-    assert not doctor.main_job_can_run(found)
+    assert not checks.main_job_can_run(found)
 
 
 @pytest.mark.parametrize(("free", "status"), [(1 << 40, "ok"), (500 << 20, "warning"), (1 << 20, "missing")])
 def test_disk_space(free: int, status: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
-    assert _line(doctor.checks(), "runs directory").status.value == status
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
+    assert _line(checks.checks(), "runs directory").status.value == status
 
 
 def test_checking_leaves_nothing_behind(machine: Machine, tmp_path: Path) -> None:
-    doctor.checks(tmp_path / "runs")
+    checks.checks(tmp_path / "runs")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_variable_that_is_warned_of_is_in_the_record_too() -> None:
-    assert set(device.variables(dict.fromkeys(doctor.CHANGING, "1"))) == set(doctor.CHANGING)
+    assert set(device.variables(dict.fromkeys(checks.CHANGING, "1"))) == set(checks.CHANGING)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +248,7 @@ def test_variables_that_change_results_are_warned_of(
     name: str, value: str, warned: str | None, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    lines = [check for check in doctor.checks() if check.name == f"variable {name}"]
+    lines = [check for check in checks.checks() if check.name == f"variable {name}"]
     if warned is None:
         assert lines == []
     else:
@@ -267,24 +262,24 @@ def test_no_line_shows_a_planted_secret(machine: Machine, monkeypatch: pytest.Mo
     monkeypatch.setenv("FUSELAB_TOKEN", "canary0")
     monkeypatch.setenv("TORCHINDUCTOR_REMOTE", "redis://me:canary1@host")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "hf_canary2AbCdEf0123456789")
-    assert "canary" not in str(doctor.checks())
+    assert "canary" not in str(checks.checks())
 
 
 @pytest.mark.parametrize(("device_type", "field"), [("cpu", "cpp"), ("cuda", "c")])
 def test_a_missing_compiler_stops_before_work_starts(device_type: str, field: str, machine: Machine) -> None:
-    doctor.require_compiler(device_type)
+    checks.require_compiler(device_type)
     setattr(machine, field, BROKEN)
     with pytest.raises(SetupError, match=f"cannot compile for {device_type}") as error:
-        doctor.require_compiler(device_type)
+        checks.require_compiler(device_type)
     assert "apt-get install g++" in str(error.value.hint)
     assert error.value.exit_code == 2
 
 
 def test_a_missing_device_stops_before_work_starts(machine: Machine) -> None:
-    doctor.require_device("auto")
-    doctor.require_device("cpu")
+    checks.require_device("auto")
+    checks.require_device("cpu")
     with pytest.raises(SetupError, match=r"build without CUDA \(the worker said so\)"):
-        doctor.require_device("cuda", "the worker said so")
+        checks.require_device("cuda", "the worker said so")
 
 
 @pytest.fixture
@@ -320,7 +315,7 @@ def test_the_real_checks_on_a_machine_with_nothing(tmp_path: Path) -> None:
     assert f"uid_{os.getuid()}" in _line(found, "Inductor's cache").detail
     assert f"{tmp_path}/fuselab_uid_{os.getuid()}" in _line(found, "fuselab's cache").detail
     assert "itself failed" not in str(found)
-    assert not doctor.main_job_can_run(found)
+    assert not checks.main_job_can_run(found)
 
 
 @pytest.mark.slow
@@ -337,7 +332,7 @@ def test_the_real_checks_see_a_torch_that_is_too_old(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_answers")
 def test_the_real_checks_here() -> None:
-    found = doctor.checks()
+    found = checks.checks()
     assert _line(found, "torch").status is CheckStatus.OK
     assert "itself failed" not in str(found)
-    assert doctor.main_job_can_run(found)
+    assert checks.main_job_can_run(found)

@@ -1,0 +1,1 @@
+"""What a person looks at: tables, pictures, documents. Reads records and the store, runs nothing, imports no torch."""
