@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -280,6 +281,17 @@ def test_a_listener_of_the_users_hears_everything_and_stays(place):
         assert Listener.heard == sum(captured.records.values()) > 0
     finally:
         logger.removeHandler(listener)
+
+
+def test_a_backward_compiled_in_another_thread_has_its_provenance(place):
+    """As autograd does on a GPU; since torch 2.12 a setting belongs to the thread that made it."""
+    with capture(place / "threaded", variant="v", workload="w") as captured:
+        loss = torch.compile(lambda x: torch.sin(x) * x, dynamic=False)(torch.randn(8, requires_grad=True)).sum()
+        thread = threading.Thread(target=loss.backward)
+        thread.start()
+        thread.join()
+    assert "aten.cos.default" in {k.direction: k for k in captured.kernels}[Direction.BACKWARD].operations
+    assert captured.warnings == []
 
 
 @pytest.mark.gpu
