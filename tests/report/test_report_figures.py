@@ -58,6 +58,7 @@ def test_the_interval_shown_holds_the_one_computed(median: float, relative: floa
         (1.5, 1.4999999, 1.5000001, "1.500x [1.500, 1.500]"),
         (0.51, 0.2, 3.0, "0.5x [0.2, 3.0]"),
         (151.2, 140.0, 160.0, "151x [140, 160]"),
+        (0.00612, 0.0053, 0.0068, "0.0061x [0.0053, 0.0068]"),
         (2.0, None, None, "2.00x"),
         (0.85, None, 1.0, "0.85x"),
         (NAN, 1.0, 2.0, "-"),
@@ -74,7 +75,16 @@ def test_speedups_of_narrow_tables_have_two_decimals() -> None:
 
 @pytest.mark.parametrize(
     ("fraction", "shown"),
-    [(0.934, "93%"), (1.04, "104%"), (0.004, "0.4%"), (0.0, "0%"), (None, "-"), (NAN, "-"), (0.0094, "0.9%")],
+    [
+        (0.934, "93%"),
+        (1.04, "104%"),
+        (0.004, "0.4%"),
+        (0.0, "0%"),
+        (None, "-"),
+        (NAN, "-"),
+        (0.0094, "0.9%"),
+        (0.0001, "<0.1%"),
+    ],
 )
 def test_shares(fraction: float | None, shown: str) -> None:
     assert figures.share(fraction) == shown

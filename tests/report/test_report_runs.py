@@ -58,7 +58,7 @@ def test_the_list_of_runs() -> None:
     lines = [line.split() for line in text.splitlines()]
     assert ["rms_norm/20260102T030405Z-0a1b2c", "complete", "16/16", "7", "quick", "NVIDIA", "H200"] in lines
     assert ["silu/20260102T030405Z-ffffff", "interrupted", "4/16", "7", "quick", "NVIDIA", "H200"] in lines
-    assert "silu/20260102T030405Z-ffffff: 1 wrong" in text
+    assert "silu/20260102T030405Z-ffffff: failed cells: 1 wrong" in text
     assert "cut off" in text
     assert "to go on where it stopped: fuselab run --resume silu/20260102T030405Z-ffffff" in text
     assert "set aside: /r/x: metadata.json is not JSON: x" in text
@@ -86,7 +86,7 @@ def test_a_run_with_everything_it_holds() -> None:
         Artifact(**SAVED, path="graphs/a", size_bytes=2048),
         Artifact(**SAVED, path="graphs/b", size_bytes=1024),
         Artifact(**ABSENT, absent="CPU target: Inductor emits C++, not Triton"),
-        Artifact(**ABSENT, absent="CPU target: Inductor emits C++, not Triton"),
+        Artifact(**{**ABSENT, "stage": Stage.TTIR}, absent="CPU target: Inductor emits C++, not Triton"),
     ]
     text = shown(run_view(metadata(artifacts=artifacts), CPU, a_run()))
     for expected in (
@@ -95,12 +95,14 @@ def test_a_run_with_everything_it_holds() -> None:
         "took 3 min 12 s · preset quick · seed 0",
         "3.84x [3.80, 3.88]",
         "compile  4096x1024 f32 approximate=none  forward",
-        "cpp_fused_native_layer_norm_gelu_0  native_layer_norm, gelu  1 launch",
-        f"2.26 KiB  kernels/compile/{workload().key}/forward/cpp_fused_0/kernel.cpp",
+        "cpp_fused_native_layer_norm_gelu_0  native_layer_norm, gelu",
+        f"  kernels/compile/{workload().key}/forward\n",
+        "      cpp_fused_0/kernel.cpp  2.26 KiB  1 launch",
         "2 files, 3.00 KiB",
     ):
         assert expected in text, expected
     assert text.count("absent: CPU target") == 1
+    assert "ptx, ttir" in text
 
 
 def test_a_failed_run_says_why_and_an_odd_date_is_no_obstacle() -> None:
@@ -135,19 +137,19 @@ def test_hostile_text_in_a_run_is_shown_and_not_obeyed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "lexer", "mark"),
+    ("text", "highlighted", "mark"),
     [
-        ("import triton\n\n@triton.jit\ndef f(x):\n    pass\n", "Python", "#"),
-        ('#include "x.h"\nextern "C" void f() {}\n', "C++", "//"),
-        (".version 8.4\n.target sm_90a\n", "PTX", "//"),
-        ("; ModuleID = 'x'\ntarget triple = \"nvptx64\"\n", "LLVM", ";"),
-        ("module {\n  tt.func public @f() attributes {noinline = false}\n}\n", "Text only", "//"),
+        ("import triton\n\n@triton.jit\ndef f(x):\n    pass\n", True, "#"),
+        ('#include "x.h"\nextern "C" void f() {}\n', True, "//"),
+        (".version 8.4\n.target sm_90a\n", True, "//"),
+        ("; ModuleID = 'x'\ntarget triple = \"nvptx64\"\n", True, ";"),
+        ("module {\n  tt.func public @f() attributes {noinline = false}\n}\n", False, "//"),
     ],
 )
-def test_a_kernel_is_highlighted_and_stays_source(text: str, lexer: str, mark: str) -> None:
+def test_a_kernel_is_highlighted_and_stays_source(text: str, highlighted: bool, mark: str) -> None:
     view = kernel_view(kernel(registers=40, source_lines=["model.py:12"]), text)
-    assert getattr(view.lexer, "name", "Text only") == lexer  # type: ignore[attr-defined]
-    plain = [line.rstrip() for line in shown(view).splitlines()]
+    assert (len(view.spans) > 1) is highlighted
+    plain = [line.rstrip() for line in view.plain.splitlines()]
     assert plain[0] == f"{mark} cpp_fused_native_layer_norm_gelu_0"
     assert f"{mark} computes aten.native_layer_norm.default, aten.gelu.default" in plain
     assert f"{mark} from model.py:12" in plain
@@ -177,3 +179,10 @@ def test_the_document_is_records_and_whether_they_are_correct() -> None:
     assert msgspec.convert(run["measurements"][:-1], list[Measurement]) == cells[:-1]
     assert run["measurements"][-1]["median_ns"] is None
     assert run["measurements"][0]["samples"] == [{"round": 0, "position": 0, "duration_ns": 12341700.0, "calls": 1}]
+
+
+def test_a_long_line_of_a_kernel_is_not_cut() -> None:
+    line = f"x = {' + '.join(str(n) for n in range(200))}"
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(kernel_view(kernel(file_path="kernels/a/b/c/d/kernel.py"), f"{line}\n"), soft_wrap=True)
+    assert line in console.export_text().splitlines()

@@ -217,3 +217,28 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_notebook_shows_it() -> None:
     bundle = results_table(a_run(), CPU)._repr_mimebundle_([], [])  # type: ignore[attr-defined]
     assert "3.84x" in bundle["text/html"]
+
+
+def test_rows_stand_in_the_same_order_in_every_group() -> None:
+    """The store has cells in the order in which they ended: what is only checked ends first."""
+    back = {"direction": Direction.BACKWARD}
+    cells = [
+        failed("triton", Status.CHECKED, "", **back),
+        failed("triton", Status.CHECKED, ""),
+        failed("eager", Status.ERROR, "ValueError: x"),
+        cell("compile", comparison=compared(1.5)),
+        cell("compile", comparison=compared(1.5), **back),
+        cell("eager", **back),
+    ]
+    lines = [line.split() for line in shown(cells).splitlines()]
+    names = [word for line in lines for word in line[:2] if word in ("eager", "compile", "triton")]
+    assert names == ["eager", "compile", "triton"] * 2
+
+
+def test_a_reason_too_long_for_its_row_stands_below() -> None:
+    reason = f"RuntimeError: {'very ' * 20}long\n  File x.py"
+    lines = shown([failed("compile", Status.ERROR, reason)], 100).splitlines()
+    (row,) = [line for line in lines if "compile" in line]
+    assert row.rstrip().endswith("[1]")
+    assert "…" in row
+    assert f"RuntimeError: {'very ' * 20}long" in " ".join(line.strip() for line in lines)

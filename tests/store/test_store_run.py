@@ -188,6 +188,15 @@ def test_taking_a_dead_run_up_again_keeps_caches_and_drops_half_done_work(tmp_pa
         assert list(run.path.glob(".*.tmp")) == []
 
 
+def test_a_run_that_is_taken_up_again_has_not_finished(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    run.finish(RunStatus.INTERRUPTED, {})
+    assert run.metadata().finished_at is not None
+    with run.lock():
+        run.update(status=RunStatus.RUNNING)
+        assert (run.metadata().status, run.metadata().finished_at) == (RunStatus.RUNNING, None)
+
+
 def test_plots_are_written_below_plots_only(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     assert run.write_plot("speedup.svg", "<svg/>") == run.path / "plots" / "speedup.svg"

@@ -54,7 +54,8 @@ def ratio(speedup: float | None, low: float | None = None, high: float | None = 
     half = _half_width(low, high)
     if half is None or low is None or high is None:
         return f"{speedup:.{min(_decimals_of(speedup, 3), 2)}f}x"
-    decimals = min(_decimals_for(half), most_decimals, max(0, _decimals_of(speedup, 4)))
+    most_decimals = max(most_decimals, _decimals_of(speedup, 2))
+    decimals = min(_decimals_for(half), most_decimals, _decimals_of(speedup, 4))
     decimals = max(decimals, 1 if speedup < 100 else 0)
     return f"{speedup:.{decimals}f}x [{low:.{decimals}f}, {high:.{decimals}f}]"
 
@@ -69,7 +70,9 @@ def share(fraction: float | None) -> str:
     if fraction is None or not math.isfinite(fraction):
         return NOTHING
     percent = 100 * fraction
-    return f"{percent:.1f}%" if 0 < percent < 0.95 else f"{percent:.0f}%"
+    if 0 < percent < 0.95:
+        return f"{percent:.1f}%" if percent >= 0.05 else "<0.1%"
+    return f"{percent:.0f}%"
 
 
 def size(count: int | None) -> str:

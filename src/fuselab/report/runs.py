@@ -83,8 +83,11 @@ def run_view(metadata: RunMetadata, environment: Environment, measurements: Sequ
     return Group(*parts)
 
 
-def kernel_view(kernel: Kernel, text: str) -> RenderableType:
-    """The text of a kernel, highlighted, below a comment that says what it is; still valid source when it is copied."""
+def kernel_view(kernel: Kernel, text: str) -> Text:
+    """The text of a kernel, highlighted, below a comment that says what it is; still valid source when it is copied.
+
+    Printed with ``soft_wrap=True`` its lines stay whole in a file or a pipe.
+    """
     lexer = _lexer(kernel, text)
     mark = {"python": "#", "llvm": ";"}.get(lexer, "//")
     facts = [printable(kernel.name), printable(kernel.kernel_id)]
@@ -97,14 +100,16 @@ def kernel_view(kernel: Kernel, text: str) -> RenderableType:
         facts.append(resources)
     comment = "\n".join(f"{mark} {fact}" for fact in facts)
     source = printable(text, keep="\n\t")
-    return Syntax(f"{comment}\n{source}", lexer, theme="ansi_dark", background_color="default", word_wrap=False)
+    code = f"{comment}\n{source}"
+    # Highlighted text rather than a Syntax block, which cuts lines off at the width of the terminal.
+    return Syntax(code, lexer, theme="ansi_dark", background_color="default").highlight(code)
 
 
 def _remarks(run: RunSummary) -> Iterator[tuple[str, str]]:
     """What a reader of the list should know beyond the numbers."""
     failed = [f"{count} {status.value.replace('_', ' ')}" for status, count in run.cells.items() if status not in _FINE]
     if failed:
-        yield ", ".join(failed), "red"
+        yield f"failed cells: {', '.join(failed)}", "red"
     if run.error:
         yield one_line(run.error, _REASON), "red"
     for note in run.notes[:3]:
@@ -144,23 +149,27 @@ def _kernels(kernels: Sequence[Kernel], labels: dict[str, str]) -> Iterator[Text
     previous = ""
     for kernel in sorted(kernels, key=lambda k: (k.variant, k.workload, k.direction == "backward"))[:_KERNELS_SHOWN]:
         place = f"{kernel.variant}  {labels.get(kernel.workload, kernel.workload)}  {kernel.direction.value}"
+        folder, file = _split(kernel)
         if place != previous:
             yield Text(f"  {printable(place)}", style="cyan")
+            yield Text(f"  {printable(folder)}", style="dim", overflow="fold")
             previous = place
         operations = ", ".join(
             printable(operation.removeprefix("aten.").removesuffix(".default")) for operation in kernel.operations
         )
         line = Text(f"    {printable(kernel.name)}", style="bold")
         line.append(f"  {operations or 'operators not recorded'}", style="not bold" if operations else "not bold dim")
-        resources = _resources(kernel)
-        if resources:
-            line.append(f"  {resources}", style="not bold dim")
         yield line
-        yield Text(
-            f"      {figures.size(kernel.size_bytes)}  {printable(kernel.file_path)}", style="dim", overflow="fold"
-        )
+        facts = [printable(file), figures.size(kernel.size_bytes), _resources(kernel)]
+        yield Text(f"      {'  '.join(fact for fact in facts if fact)}", style="dim", overflow="fold")
     if len(kernels) > _KERNELS_SHOWN:
         yield Text(f"  and {len(kernels) - _KERNELS_SHOWN} more: metadata.json has all of them", style="yellow")
+
+
+def _split(kernel: Kernel) -> tuple[str, str]:
+    """The directory that all kernels of one variant, workload and direction share, and the rest of the path."""
+    parts = kernel.file_path.split("/")
+    return "/".join(parts[:4]), "/".join(parts[4:])
 
 
 def _resources(kernel: Kernel) -> str:
@@ -177,27 +186,36 @@ def _resources(kernel: Kernel) -> str:
 
 
 def _stages(artifacts: Sequence[Artifact]) -> Table:
-    """One row a variant and stage: how many files there are, or why there is none."""
+    """What there is of each stage by variant, or why there is none; stages with one answer share a row."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     table.add_column("variant", style="cyan", no_wrap=True)
-    table.add_column("stage", no_wrap=True)
+    table.add_column("stage", overflow="fold")
     table.add_column("what", overflow="fold")
-    rows: dict[tuple[str, str], list[Artifact]] = {}
+    by_stage: dict[tuple[str, str], list[Artifact]] = {}
     for artifact in artifacts:
-        rows.setdefault((artifact.variant, artifact.stage.value), []).append(artifact)
+        by_stage.setdefault((artifact.variant, artifact.stage.value), []).append(artifact)
+    rows: dict[tuple[str, str], list[str]] = {}
+    for (variant, stage), found in sorted(by_stage.items(), key=lambda item: item[0][0]):
+        rows.setdefault((variant, _what(found)), []).append(stage)
     previous = ""
-    for (variant, stage), found in sorted(rows.items(), key=lambda item: item[0][0]):
-        present = [artifact for artifact in found if artifact.path is not None]
-        reasons = dict.fromkeys(one_line(artifact.absent, _REASON) for artifact in found if artifact.path is None)
-        what = Text()
-        if present:
-            total = sum(artifact.size_bytes for artifact in present)
-            what.append(f"{len(present)} file{'s' if len(present) != 1 else ''}, {figures.size(total)}")
-        for reason in reasons:
-            what.append("; " if what else "").append(f"absent: {reason}", style="dim")
-        table.add_row(printable(variant) if variant != previous else "", stage, what)
+    for (variant, what), stages in rows.items():
+        style = "dim" if what.startswith("absent") else ""
+        table.add_row(
+            Text(printable(variant) if variant != previous else ""), Text(", ".join(stages)), Text(what, style)
+        )
         previous = variant
     return table
+
+
+def _what(artifacts: Sequence[Artifact]) -> str:
+    """How many files of one stage there are, and the reasons for those that are not there."""
+    present = [artifact for artifact in artifacts if artifact.path is not None]
+    parts = []
+    if present:
+        total = figures.size(sum(artifact.size_bytes for artifact in present))
+        parts.append(f"{len(present)} file{'s' if len(present) != 1 else ''}, {total}")
+    reasons = dict.fromkeys(one_line(artifact.absent, _REASON) for artifact in artifacts if artifact.path is None)
+    return "; ".join([*parts, *(f"absent: {reason}" for reason in reasons)])
 
 
 def _lexer(kernel: Kernel, text: str) -> str:

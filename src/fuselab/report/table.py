@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.jupyter import JupyterMixin
 from rich.text import Text
 
+from fuselab.experiment import BASELINE
 from fuselab.records import Direction, Environment, Measurement, Status, Verdict
 from fuselab.report import figures
 from fuselab.report.text import for_encoding, one_line, printable
@@ -28,6 +29,7 @@ STYLES = {
 
 _FOOTNOTES = 12
 _FOOTNOTE_LENGTH = 240
+_LONG_REASON = 50
 _INDENT = 2
 
 
@@ -54,17 +56,24 @@ def headline(environment: Environment) -> Text:
 
 
 def groups(measurements: Sequence[Measurement]) -> Iterator[tuple[str, str, list[Measurement]]]:
-    """Experiment, workload label and cells of each workload, in order of appearance; forward first, baseline first."""
+    """Experiment, workload label and cells of each workload, in order of appearance.
+
+    Within a workload: forward first, the baseline first, what was not timed on purpose last.
+    """
     by_workload: dict[tuple[str, str], list[Measurement]] = {}
+    baselines = {BASELINE} | {cell.comparison.baseline for cell in measurements if cell.comparison}
+    appeared: dict[str, int] = {}
     for cell in measurements:
         by_workload.setdefault((cell.experiment, cell.workload.key), []).append(cell)
+        if cell.status is not Status.CHECKED:
+            appeared.setdefault(cell.variant, len(appeared))
+
+    def place(cell: Measurement) -> tuple[bool, bool, int]:
+        order = appeared.get(cell.variant, len(appeared))
+        return cell.direction is Direction.BACKWARD, cell.variant not in baselines, order
+
     for cells in by_workload.values():
-        cells.sort(key=lambda cell: (cell.direction is Direction.BACKWARD, not _is_baseline(cell)))
-        yield printable(cells[0].experiment), printable(cells[0].workload.label), cells
-
-
-def _is_baseline(cell: Measurement) -> bool:
-    return cell.comparison is not None and cell.comparison.verdict is Verdict.BASELINE
+        yield printable(cells[0].experiment), printable(cells[0].workload.label), sorted(cells, key=place)
 
 
 @dataclass
@@ -123,7 +132,7 @@ class ResultsTable(JupyterMixin):
         self._cells = list(measurements)
         self._warnings: dict[str, int] = {}
         for cell in self._cells:
-            for warning in cell.warnings:
+            for warning in _footnotes(cell):
                 self._warnings.setdefault(warning, len(self._warnings) + 1)
         self._labels: dict[str, int] = {}
         shown = [cell for cell in self._cells if cell.status is not Status.UNAVAILABLE]
@@ -145,7 +154,7 @@ class ResultsTable(JupyterMixin):
         row = _Row(cell.direction.value, Text(printable(cell.variant)))
         if cell.correct is not None:
             row.correct = Text("yes", "green") if cell.correct else Text("no", "bold red")
-        row.warnings = [self._warnings[warning] for warning in cell.warnings]
+        row.warnings = [self._warnings[warning] for warning in _footnotes(cell)]
         if cell.status is not Status.OK:
             row.sentence = _sentence(cell)
             return row
@@ -278,6 +287,14 @@ class ResultsTable(JupyterMixin):
 
 def _total(layout: _Layout, widths: dict[str, int]) -> int:
     return sum(widths.values()) + layout.gap * (len(widths) - 1) + _INDENT
+
+
+def _footnotes(cell: Measurement) -> list[str]:
+    """What is said below the table: warnings, and a reason for failing that is too long for its row."""
+    if cell.status is Status.UNAVAILABLE:
+        return []
+    long = cell.status not in (Status.OK, Status.CHECKED) and len(cell.reason.strip()) > _LONG_REASON
+    return [*([cell.reason] if long else []), *cell.warnings]
 
 
 def _compared(cell: Measurement, most_decimals: int = 3) -> tuple[str, str, str]:

@@ -196,11 +196,13 @@ class Run:
                 self._lock.release()
 
     def update(self, **changes: Any) -> None:
-        """Replace fields of the metadata.
+        """Replace fields of the metadata; a run that is taken up again has not finished.
 
         Raises:
             StoreError: the disk refused; the old metadata stand.
         """
+        if changes.get("status") is RunStatus.RUNNING:
+            changes = {"finished_at": None, **changes}
         with self._held():
             self._write_metadata(msgspec.structs.replace(self._read_metadata(), **changes))
 
