@@ -20,7 +20,8 @@ NAN, INF = float("nan"), float("inf")
         (12_341.7, 12_290.0, 12_385.0, "12.34 ± 0.05 us"),
         (12_341.7, 12_341.6, 12_341.8, "12.342 ± 0.001 us"),
         (12_341.7, 12_341.7, 12_341.7, "12.342 ± 0.001 us"),
-        (12_341.7, 2_000.0, 42_000.0, "12 ± 20 us"),
+        (12_341.7, 2_000.0, 42_000.0, "12 us [2, 42]"),
+        (1_340.0, 900.0, 5_300.0, "1.3 us [0.9, 5.3]"),
         (1_850.0, 1_700.0, 2_000.0, "1.85 ± 0.15 us"),
         (999.96, 999.0, 1001.0, "1000.0 ± 1.0 ns"),
         (3.2e6, None, None, "3.20 ms"),
@@ -37,7 +38,7 @@ def test_durations(median: float | None, low: float | None, high: float | None, 
     assert figures.duration(median, low, high) == shown
 
 
-@given(st.floats(1, 1e11), st.floats(0, 0.5))
+@given(st.floats(1, 1e11), st.floats(0, 0.49))
 def test_the_interval_shown_holds_the_one_computed(median: float, relative: float) -> None:
     shown = figures.duration(median, median * (1 - relative), median * (1 + relative))
     match = re.fullmatch(r"([\d.]+) ± ([\d.]+) (ns|us|ms|s)", shown)

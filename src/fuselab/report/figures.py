@@ -20,6 +20,8 @@ _RATE_UNITS = ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s"))
 def duration(median_ns: float | None, low_ns: float | None = None, high_ns: float | None = None) -> str:
     """A time with half the width of its interval, rounded up to one significant digit (two if the first is 1).
 
+    An interval as wide as the time itself is shown by its ends.
+
     Args:
         median_ns: the time in nanoseconds.
         low_ns, high_ns: ends of its interval, where there is one.
@@ -35,6 +37,10 @@ def duration(median_ns: float | None, low_ns: float | None = None, high_ns: floa
     half = _half_width(low_ns, high_ns)
     if half is None:
         return f"{value:.{_decimals_of(value, 3)}f} {unit}"
+    if low_ns is not None and high_ns is not None and half >= median_ns / 2 > 0:
+        # Such an interval is seldom symmetric, and "276 ± 4147" says nothing: both ends instead.
+        ends = [f"{end / scale:.{_decimals_of(value, 2)}f}" for end in (low_ns, high_ns)]
+        return f"{value:.{_decimals_of(value, 2)}f} {unit} [{', '.join(ends)}]"
     decimals = min(_decimals_for(half / scale), _decimals_of(value, _MOST_DIGITS))
     step = 10.0**-decimals
     # Rounded up, never to nothing: the interval shown contains the one that was computed.

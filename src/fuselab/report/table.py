@@ -30,6 +30,7 @@ STYLES = {
 _FOOTNOTES = 12
 _FOOTNOTE_LENGTH = 240
 _LONG_REASON = 50
+_ABOVE_CEILING = 1.02
 _INDENT = 2
 
 
@@ -169,7 +170,7 @@ class ResultsTable(JupyterMixin):
             "speedup": Text(speedup, style),
             "short speedup": Text(short, style),
             "verdict": Text(verdict, style),
-            "ceiling": Text(figures.share(cell.ceiling.share if cell.ceiling else None)),
+            "ceiling": _share(cell),
             "kernels": Text(figures.NOTHING if cell.kernels_launched is None else str(cell.kernels_launched)),
         }
         return row
@@ -309,6 +310,12 @@ def _compared(cell: Measurement, most_decimals: int = 3) -> tuple[str, str, str]
         return figures.NOTHING, "withheld", style
     speedup = figures.ratio(comparison.speedup, comparison.low, comparison.high, most_decimals=most_decimals)
     return speedup, comparison.verdict.value, style
+
+
+def _share(cell: Measurement) -> Text:
+    """Share of the ceiling; more than all of it is nothing to be proud of and stands out."""
+    share = cell.ceiling.share if cell.ceiling else None
+    return Text(figures.share(share), "yellow" if share is not None and share > _ABOVE_CEILING else "")
 
 
 def _sentence(cell: Measurement) -> Text:
