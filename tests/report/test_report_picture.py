@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -160,3 +161,15 @@ def test_forward_comes_before_backward() -> None:
         for t in ElementTree.fromstring(svg([back, cell("compile", comparison=compared(3.0))], CPU)).iter(f"{SVG}text")
     ]
     assert texts.index("forward") < texts.index("backward")
+
+
+@pytest.mark.parametrize("extreme", [1.0, 1.3, 2.0, 5.0, 20.0, 80.0, 300.0, 3e3, 1e5])
+@pytest.mark.parametrize("slower", [False, True])
+def test_ticks_stay_apart(extreme: float, slower: bool) -> None:
+    text = svg([cell(), cell("v", comparison=compared(1 / extreme if slower else extreme, 1e-6))], CPU)
+    texts = ElementTree.fromstring(text).iter(f"{SVG}text")
+    ticks = [(float(t.attrib["x"]), t.text or "") for t in texts if t.attrib.get("text-anchor") == "middle"]
+    assert len(ticks) >= 2
+    assert "1x" in [label for _, label in ticks]
+    for (left, one), (right, other) in itertools.pairwise(ticks):
+        assert right - left > 3.8 * (len(one) + len(other)) + 2

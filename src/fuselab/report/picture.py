@@ -194,8 +194,13 @@ class _Axis:
     def _ticks(self) -> list[float]:
         """Round numbers, as many as stay apart."""
         span = self._high - self._low
-        if span > math.log(12):
-            candidates = [2.0**e for e in range(-10, 14, 1 if span < math.log(200) else 2)]
+        if span > math.log(300):
+            step = math.ceil(span / math.log(10) / 6)
+            candidates = [10.0 ** (step * e) for e in range(-6, 7)]
+        elif span > math.log(30):
+            candidates = [digit * 10.0**e for e in range(-3, 4) for digit in (1, 3)]
+        elif span > math.log(12):
+            candidates = [2.0**e for e in range(-5, 6)]
         elif span > math.log(3):
             candidates = [0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16]
         elif span > math.log(1.5):
