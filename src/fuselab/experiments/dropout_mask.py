@@ -56,7 +56,7 @@ def recover(output: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
     computed_in = torch.finfo(torch.float64 if output.dtype == torch.float64 else torch.float32)
     visible = probabilities > max(4.0 * info.tiny * info.eps, 2.0 * computed_in.tiny)
     nonzero = output != 0
-    keep = torch.where(visible, DROPPED, UNKNOWN).to(torch.int8)
+    keep = torch.full_like(output, UNKNOWN, dtype=torch.int8).masked_fill_(visible, DROPPED)
     return keep.masked_fill_(nonzero & visible, KEPT).masked_fill_(nonzero & ~visible, FAINT)
 
 
@@ -84,7 +84,7 @@ def each_fault(keep: torch.Tensor, p: float) -> Iterator[str]:
     kept = (keep == KEPT).reshape(-1, keep.shape[-1])
     decided = ((keep == KEPT) | (keep == DROPPED)).reshape(-1, keep.shape[-1])
     rate = 1.0 - p
-    n, k = int(decided.sum()), int(kept.sum())
+    n, k = int(decided.count_nonzero()), int(kept.count_nonzero())
     if n == 0:
         return
     if rate in (0.0, 1.0):
@@ -97,7 +97,8 @@ def each_fault(keep: torch.Tensor, p: float) -> Iterator[str]:
     for axis, noun in ((0, "column"), (1, "row")):
         yield from _lines(kept.sum(axis), decided.sum(axis), rate, noun)
     columns = kept.shape[1]
-    flat_kept, flat_decided = kept.reshape(-1), decided.reshape(-1)
+    flat_kept = kept.reshape(-1)
+    flat_decided = None if n == kept.numel() else decided.reshape(-1)
     # One beside a row: a counter of row + column, without the width between them.
     lags = sorted({*LAGS, *(columns * rows for rows in ROW_LAGS), columns - 1, columns + 1})
     for lag in lags:
@@ -119,14 +120,18 @@ def _lines(kept: torch.Tensor, decided: torch.Tensor, rate: float, noun: str) ->
 
 
 def _lag(
-    kept: torch.Tensor, decided: torch.Tensor, rate: float, lag: int, columns: int, surprise: float
+    kept: torch.Tensor, decided: torch.Tensor | None, rate: float, lag: int, columns: int, surprise: float
 ) -> Iterator[str]:
-    """Correlation of the mask with itself ``lag`` elements on, from exact counts."""
+    """Correlation of the mask with itself ``lag`` elements on, from exact counts; ``decided`` None means all are."""
     first, second = kept[:-lag], kept[lag:]
-    known = decided[:-lag] & decided[lag:]
-    pairs = int(known.sum())
-    k1, k2 = int((first & known).sum()), int((second & known).sum())
-    both = int((first & second).sum())
+    # count_nonzero: a third of the time of a sum, which makes int64 of every element first.
+    both = int((first & second).count_nonzero())
+    if decided is None:
+        pairs, k1, k2 = first.numel(), int(first.count_nonzero()), int(second.count_nonzero())
+    else:
+        known = decided[:-lag] & decided[lag:]
+        pairs = int(known.count_nonzero())
+        k1, k2 = int((first & known).count_nonzero()), int((second & known).count_nonzero())
     # Sum of (k1 - rate)(k2 - rate), and its variance given all that came before.
     product = both - rate * (k1 + k2) + rate * rate * pairs
     variance = rate * (1 - rate) * ((1 - rate) ** 2 * k1 + rate**2 * (pairs - k1))
