@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib
 import importlib.util
 import logging
@@ -46,6 +47,10 @@ SETTINGS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("cpp_cache_precompile_headers",), False),
 )
 """Inductor settings while capturing: names (newest first, the first that exists is used) and value."""
+
+_NEEDS_VARIABLE = {"cpp_cache_precompile_headers": "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"}
+"""Settings that are changed only where torch reads this variable (not 2.11). They are part of Inductor's cache key: a
+process that is started with ``cache_environment`` could not match a setting that has no variable, and would miss."""
 
 _PROVENANCE_GLOBALS = (
     "_pre_grad_graph_id",
@@ -205,7 +210,7 @@ def capture_settings() -> Iterator[list[str]]:
         name = next((n for n in names if n in entries), None)
         if name is None:
             missing.append(f"this torch has no setting {names[0]!r}")
-        else:
+        elif name not in _NEEDS_VARIABLE or _reads_variable(_NEEDS_VARIABLE[name]):
             patch[name] = value
     before = {name: (_override(entries[name]), entries[name].default) for name in patch}
     patcher: Any = config.patch(patch)
@@ -219,6 +224,14 @@ def capture_settings() -> Iterator[list[str]]:
         for name, (override, default) in before.items():
             entries[name].default = default
             _set_override(entries[name], override)
+
+
+@functools.cache
+def _reads_variable(variable: str) -> bool:
+    """Whether this torch's Inductor settings are read from an environment variable of that name."""
+    from torch._inductor import config
+
+    return config.__file__ is not None and variable in Path(config.__file__).read_text(encoding="utf-8")
 
 
 def _override(entry: Any) -> Any:
