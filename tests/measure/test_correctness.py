@@ -13,6 +13,8 @@ from fuselab.experiment import Inputs
 from fuselab.measure.correctness import NO_BACKWARD, check
 from fuselab.records import Direction
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BOTH = (Direction.FORWARD, Direction.BACKWARD)
 FORWARD, BACKWARD = BOTH
 

@@ -31,6 +31,9 @@ SAMPLE_NS = 2_000_000
 
 _MAX_CALLS = 4096
 
+_MAX_ROUND_TRIP_NS = 80_000_000
+"""A backward goes round all sets in one sample unless that takes longer than 80 ms."""
+
 
 @dataclass(frozen=True)
 class Threads:
@@ -68,13 +71,13 @@ class CpuCell:
 
     clock = Clock.CPU_MONOTONIC
 
-    def __init__(self, work: Work, *, sample_ns: int = SAMPLE_NS, max_sample_ns: int = 60_000_000) -> None:
+    def __init__(self, work: Work, *, sample_ns: int = SAMPLE_NS, round_trip: bool | None = None) -> None:
         """Warm up, and choose the calls of a sample.
 
         Args:
-            work: what to time.
-            sample_ns: shortest sample.
-            max_sample_ns: a backward goes round all sets in one sample, unless that takes longer than this.
+            work: what to time. sample_ns: shortest sample. round_trip: whether a sample of a backward goes round all
+            sets, without which it is not cold; None decides by
+                the time that takes. Variants that are compared should have the same.
         """
         self.work = work
         self._kept: list[Any] = [None] * len(work.rotation)
@@ -85,11 +88,16 @@ class CpuCell:
         call_ns = max(min(self.sample()[0] for _ in range(7)), 1.0)
         self.calls = min(_MAX_CALLS, max(1, math.ceil(sample_ns / call_ns)))
         self.cold = work.rotation.cold
+        self.round_trip = round_trip
         if work.direction is Direction.BACKWARD:
-            round_trip = len(work.rotation)
-            if round_trip * call_ns <= max_sample_ns:
-                self.calls = max(self.calls, round_trip)
-            self.cold = self.cold and self.calls >= round_trip
+            if round_trip is None:
+                started = time.perf_counter_ns()
+                self.sample()
+                wall_ns = (time.perf_counter_ns() - started) / self.calls  # the forward that it needs included
+                self.round_trip = len(work.rotation) * wall_ns <= _MAX_ROUND_TRIP_NS
+            if self.round_trip:
+                self.calls = max(self.calls, len(work.rotation))
+            self.cold = self.cold and self.calls >= len(work.rotation)
 
     def sample(self) -> tuple[float, int]:
         """Time ``calls`` calls: nanoseconds of one, and their number."""

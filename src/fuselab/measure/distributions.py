@@ -62,7 +62,10 @@ def student_two_sided(t: float, degrees: float) -> float:
     """
     if math.isinf(t):
         return 0.0
-    return incomplete_beta(degrees / 2.0, 0.5, degrees / (degrees + t * t))
+    square = t * t
+    if square < degrees:  # near zero the other argument would round to one
+        return 1.0 - incomplete_beta(0.5, degrees / 2.0, square / (degrees + square))
+    return incomplete_beta(degrees / 2.0, 0.5, degrees / (degrees + square))
 
 
 def student_cdf(t: float, degrees: float) -> float:

@@ -86,14 +86,24 @@ def stream_of_its_own(device_type: str) -> Iterator[None]:
     torch.cuda.synchronize()
 
 
-def call_exposed(implementation: Implementation, inputs: Inputs, *, backward: bool, seed: int) -> Exposed:
-    """Call ``implementation`` once, and differentiate it if asked, under the conditions of this module."""
+def call_exposed(
+    implementation: Implementation, inputs: Inputs, *, backward: bool, seed: int, poisoned_bytes: Sequence[int] = ()
+) -> Exposed:
+    """Call ``implementation`` once, and differentiate it if asked, under the conditions of this module.
+
+    Args:
+        implementation: what is called.
+        inputs: on what; changed meanwhile, and put back.
+        backward: whether to differentiate.
+        seed: of the gradients of the outputs.
+        poisoned_bytes: sizes of blocks to poison beside those of the inputs: the outputs', where they are known.
+    """
     on_cuda = any(t.is_cuda for _, t in inputs.tensors())
     kept = [(name, t, t.detach().clone()) for name, t in inputs.tensors()]
     weights = [(f"parameter {n}", p, p.detach().clone()) for n, p in gradient_targets(Inputs(), implementation)]
     sizes = [copy.untyped_storage().nbytes() for _, _, copy in kept]
     sizes += [p.untyped_storage().nbytes() for _, _, p in weights]
-    _poison(sizes, inputs)
+    _poison([*sizes, *poisoned_bytes], inputs)
     if on_cuda:
         _arrive_late(kept)
     raw = forward(implementation, inputs)

@@ -204,7 +204,9 @@ class _Group:
 
     def _cell(self, name: str, work: Work) -> Cell:
         if self.stream is None:
-            return CpuCell(work)
+            first = self.members.get(self.baseline)
+            like = first.cell.round_trip if first is not None and isinstance(first.cell, CpuCell) else None
+            return CpuCell(work, round_trip=like)
         try:
             return GraphCell(work, self.stream)
         except CaptureError as error:
