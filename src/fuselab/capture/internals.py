@@ -25,6 +25,7 @@ __all__ = [
     "FusedGroup",
     "GraphSnapshot",
     "LoadedKernel",
+    "autotuner",
     "capture_settings",
     "clear_memory_caches",
     "compiling_backward",
@@ -35,7 +36,9 @@ __all__ = [
     "loaded_kernels",
     "nvidia_tool",
     "provenance_globals_restored",
+    "record_origins",
     "trace_logger",
+    "triton_scheduling",
 ]
 
 TRACE_LOGGER = "torch.__trace"
@@ -180,6 +183,39 @@ def kernel_records() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     nodes = getattr(debug, "_inductor_triton_kernel_to_post_grad_node_info", None) or {}
     traces = getattr(debug, "_inductor_kernel_stack_trace", None) or {}
     return {k: list(v) for k, v in nodes.items()}, {k: list(v) for k, v in traces.items()}
+
+
+def autotuner() -> Any:
+    """The class that launches, and before that tunes, Inductor's Triton kernels; None where there is no Triton."""
+    return getattr(_module("torch._inductor.runtime.triton_heuristics"), "CachingAutotuner", None)
+
+
+def triton_scheduling() -> Any:
+    """The class that defines Triton kernels from scheduler nodes; None where this torch has none."""
+    return getattr(_module("torch._inductor.codegen.triton"), "TritonScheduling", None)
+
+
+def record_origins(kernel: str, node_schedule: Any) -> None:
+    """Enter a kernel that Inductor leaves out into its provenance table, as it enters the others.
+
+    Args:
+        kernel: the kernel's name; its launch carries no handle.
+        node_schedule: the scheduler nodes it was generated from, with markers between them.
+    """
+    debug = _module("torch._inductor.debug")
+    nodes = getattr(debug, "_inductor_triton_kernel_to_post_grad_node_info", None)
+    traces = getattr(debug, "_inductor_kernel_stack_trace", None)
+    if nodes is None or traces is None:
+        return
+    for scheduled in node_schedule:
+        computed = getattr(scheduled, "node", None)
+        for origin in getattr(computed, "origins", None) or ():
+            if origin.name not in nodes.setdefault(kernel, []):
+                nodes[kernel].append(origin.name)
+        stack_traces = getattr(computed, "get_stack_traces", None)
+        if stack_traces is not None:
+            found = traces.setdefault(kernel, [])
+            found.extend(trace for trace in stack_traces() if trace not in found)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fuselab.capture import internals
+from fuselab.capture.autotuning import mix_order_provenance
 from fuselab.capture.caches import inductor_cache, own_caches, triton_cache
 from fuselab.capture.completeness import list_absences
 from fuselab.capture.files import Files
@@ -67,6 +68,7 @@ def capture(into: Path, *, variant: str, workload: str, caches: Path | None = No
             with (
                 internals.provenance_globals_restored(),
                 internals.capture_settings() as missing,
+                mix_order_provenance(),
                 _listening(internals.trace_logger(), TraceHandler(recorder)),
                 _listening(internals.fusion_logger(), FusionHandler(recorder)),
             ):

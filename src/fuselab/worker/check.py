@@ -49,6 +49,10 @@ def check(request: CheckRequest, *, progress: Say | None = None, experiment: Exp
     inputs = experiment.make_inputs(workload, request.device_type)
     implementation = build(experiment, variant.name, workload)
 
+    from fuselab.capture.autotuning import DeviceLock, exclusive_autotuning
+
+    # Checks run beside each other; on a GPU, what a kernel's tuning measures must be that kernel alone.
+    lock = DeviceLock(Path(request.staging).parent / "device.lock")
     captured: Capture | None = None
     compile_ns: int | None = None
     failure: BaseException | None = None
@@ -56,7 +60,7 @@ def check(request: CheckRequest, *, progress: Say | None = None, experiment: Exp
     try:
         if variant.kind is VariantKind.COMPILED:
             say(Progress(text="compiling and capturing", arm=variant.name))
-            with _captured(request) as captured:
+            with _captured(request) as captured, exclusive_autotuning(lock.alone):
                 compile_ns = run_once(implementation, inputs, request.directions)
         else:
             say(Progress(text="first call", arm=variant.name))
@@ -79,9 +83,10 @@ def check(request: CheckRequest, *, progress: Say | None = None, experiment: Exp
     from fuselab.measure.correctness import check as check_correctness
 
     baseline = build(experiment, request.baseline, workload)
-    correctness = check_correctness(
-        experiment, workload, implementation, baseline, request.device_type, request.directions, inputs=inputs
-    )
+    with lock.shared():
+        correctness = check_correctness(
+            experiment, workload, implementation, baseline, request.device_type, request.directions, inputs=inputs
+        )
     if interpreted and workload != request.workload:
         correctness = {d: msgspec.structs.replace(c, checked_shape=workload.shape) for d, c in correctness.items()}
     status, reason = _status(correctness, interpreted)
