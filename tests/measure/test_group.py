@@ -56,7 +56,7 @@ def timed():
 def test_a_slower_arm_is_found_slower_and_an_equal_one_is_not(timed):
     found, _ = timed
     assert found["twice"].comparison.verdict is Verdict.SLOWER
-    assert found["twice"].comparison.speedup == pytest.approx(0.5, rel=0.1)
+    assert 0.4 < found["twice"].comparison.speedup < 0.8  # 0.5, unless both are kept waiting
     assert found["twice"].comparison.low < found["twice"].comparison.speedup < found["twice"].comparison.high
     assert found["same"].comparison.verdict in (Verdict.EQUIVALENT, Verdict.UNRESOLVED)
     assert found["eager"].comparison.verdict is Verdict.BASELINE

@@ -185,18 +185,22 @@ class GraphCell:
             with torch.cuda.stream(self.stream):
                 self.work.draw_grad_outputs()
         torch.cuda.synchronize()
+        outside = torch.cuda.current_stream()
         try:
             with torch.enable_grad():
                 if self.work.direction is Direction.FORWARD:
                     return self._capture_forward(numbers)
                 return self._capture_backward(numbers)
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            # Up to torch 2.13 a capture that fails in its end leaves its stream current.
+            torch.cuda.set_stream(outside)
             torch.cuda.synchronize()
             _renew_generator()
-            lines = str(error).strip().splitlines()
-            raise CaptureError(lines[0] if lines else type(error).__name__) from error
+            first: BaseException = error
+            while first.__context__ is not None:  # the end of the capture complains, too; what came first says why
+                first = first.__context__
+            lines = str(first).strip().splitlines()
+            raise CaptureError(lines[0] if lines else type(first).__name__) from error
 
     def _capture_forward(self, numbers: Sequence[int]) -> _Captured:
         graph = torch.cuda.CUDAGraph()
