@@ -12,10 +12,11 @@ from rich.console import Console
 
 from fuselab import store
 from fuselab.errors import UnknownNameError, UsageError
+from fuselab.execution import Settings, Workers
 from fuselab.experiment import BASELINE, Experiment, load_registry
 from fuselab.plan import Selection, select
 from fuselab.records import Check, Environment, Kernel, RunStatus
-from fuselab.runner import Outcome, Settings, Workers, carry_out, describe, load_outcome, prepare, reopen
+from fuselab.runner import Outcome, carry_out, describe, load_outcome, prepare, reopen
 from fuselab.store import Run
 from fuselab.terminal import TerminalWatcher
 from fuselab.worker.local import Local

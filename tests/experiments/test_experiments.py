@@ -286,9 +286,10 @@ def test_presets_hold_workloads_that_the_experiment_can_have(experiment, preset,
 
 @pytest.mark.parametrize("experiment", REGISTRY.values(), ids=REGISTRY)
 def test_presets_grow(experiment):
-    for device_type, quick in (("cpu", 2), ("cuda", 4)):
-        smoke, two, full = (experiment.workloads(preset, device_type) for preset in PRESETS)
-        assert len(smoke) <= len(two) == quick < len(full)
+    for device_type in ("cpu", "cuda"):
+        smoke, quick, full = (experiment.workloads(preset, device_type) for preset in PRESETS)
+        assert len(smoke) <= len(quick) == 2 < len(full)  # a quick run is minutes: mostly compiling and tuning
+        assert max(math.prod(w.shape) for w in smoke) < min(math.prod(w.shape) for w in quick)
     assert [w.label.split()[:2] for w in experiment.workloads("smoke", "cpu")] == [["64x256", "f32"]]
     assert {w.dtype for w in experiment.workloads("quick", "cpu")} == {"f32", "bf16"}
 
@@ -317,7 +318,7 @@ PEERS = [
     ("rms_norm", "quack", {"casting": "none"}, "bf16", None),
     ("rms_norm", "quack", {"casting": "llama"}, "bf16", "no Llama casting order"),
     ("rms_norm", "quack", {"casting": "none"}, "f64", "takes bf16, f16, f32, not f64"),
-    ("silu", "liger", {"form": "swiglu"}, "bf16", None),
+    ("silu", "liger", {"form": "swiglu"}, "bf16", "backward leaves its inputs as they were"),
     ("silu", "liger", {"form": "silu"}, "bf16", "no SiLU by itself"),
     ("silu", "quack", {"form": "swiglu"}, "bf16", "outside of a matrix multiplication"),
     ("layer_norm_gelu", "liger", {}, "bf16", "no LayerNorm fused with GELU"),

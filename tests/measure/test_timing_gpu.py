@@ -84,7 +84,11 @@ def test_graph_replays_agree_with_events_on_large_calls(direction, factory):
     if factory is inputs:
         events = EventsCell(work, stream)
         durations = [events.sample()[0] for _ in range(5)]
-        assert min(durations) == pytest.approx(min(d for d, _ in samples), rel=0.3)
+        replayed = min(d for d, _ in samples)
+        assert min(durations) > 0.7 * replayed
+        # A backward of 26 us takes the host 60 us to dispatch: between events that is what one sees.
+        if direction is Direction.FORWARD:
+            assert min(durations) == pytest.approx(replayed, rel=0.3)
         assert 0 < events.host_ns < 1e6
         assert events.timed_output() is None or events.timed_output()[1][0].shape == SHAPE
     before = min(d for d, _ in samples)
@@ -207,6 +211,18 @@ def test_random_and_inplace_arms_are_timed():
         assert found["eager"].error is None
         assert found["compile"].error is None, repr(found["compile"].error)
         assert found["compile"].clock is Clock.CUDA_GRAPH, found["compile"].warnings
+
+
+def test_an_arm_that_keeps_what_it_allocates_is_named():
+    kept = []
+
+    def hoarding(x):
+        kept.append(x * 2)
+        return F.silu(x)
+
+    found = run([Arm("eager", F.silu, small), Arm("hoarding", hoarding, small)], traffic=None)
+    assert any("allocates more with each call" in w for w in found["hoarding"].warnings), found["hoarding"].warnings
+    assert not any("allocates more" in w for w in found["eager"].warnings)
 
 
 def test_out_of_memory_drops_one_arm():

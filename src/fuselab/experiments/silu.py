@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fuselab.experiment import Experiment, Implementation, Inputs
 from fuselab.experiments import model_shapes as models
 from fuselab.experiments.inputs import DTYPE_BYTES, Draw, elements, option
-from fuselab.experiments.peers import LIGER, QUACK, lacking, peer
+from fuselab.experiments.peers import LIGER, QUACK, lacking
 from fuselab.experiments.variants import compiled, eager, max_autotune, triton
 from fuselab.records import Direction, Traffic, Workload
 
@@ -81,20 +81,6 @@ def _triton(workload: Workload) -> Implementation:
     return swiglu if _form(workload) == "swiglu" else silu
 
 
-def _liger(_workload: Workload) -> Implementation:
-    from liger_kernel.transformers.functional import liger_swiglu
-
-    def swiglu(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = liger_swiglu(a, b)
-        return y
-
-    return swiglu
-
-
-def _liger_lacks(workload: Workload) -> str | None:
-    return "Liger-Kernel has no SiLU by itself, only SwiGLU" if _form(workload) == "silu" else None
-
-
 def _reference(workload: Workload) -> Implementation:
     """The logistic function as exp(-log(1 + exp(-x))): exact to the last bits at both ends."""
     import torch
@@ -154,9 +140,7 @@ def _workloads(preset: str, device_type: str) -> Sequence[Workload]:
         ("smoke", "cuda"): [workload((64, 256), "f32"), workload((512, 1024), "bf16", "swiglu")],
         ("quick", "cuda"): [
             workload((16384, 4096), "bf16"),
-            workload((8192, models.LLAMA_3_8B.intermediate), "bf16", "swiglu"),
-            workload((4096, 1024), "f32", "swiglu"),
-            workload((64, 4096), "bf16"),
+            workload((4096, models.LLAMA_3_8B.intermediate), "bf16", "swiglu"),
         ],
         ("full", "cuda"): [
             workload(models.LLAMA_3_8B.tokens_by_intermediate(4), "bf16", "swiglu"),
@@ -189,7 +173,8 @@ EXPERIMENT = Experiment(
         ),
         max_autotune(_eager),
         triton(_triton),
-        peer(LIGER, "liger_swiglu", _liger, _liger_lacks),
+        # Its forward is fine; its backward writes the gradients over a and b, so a second use of them is wrong.
+        lacking(LIGER, "SiLU by itself, nor a SwiGLU whose backward leaves its inputs as they were"),
         lacking(QUACK, "SiLU or SwiGLU outside of a matrix multiplication"),
     ),
     make_inputs=_make_inputs,

@@ -180,6 +180,12 @@ class Evaluation:
                 self.warn(name, f"{THROTTLING_DECIDES}: without them it is {verdict}")
         return comparison
 
+    def _fails(self, certificate: Comparison) -> bool:
+        """Whether the baseline differs from itself, and by more than the margin: less is claimed of nobody."""
+        differs = certificate.verdict in (Verdict.FASTER, Verdict.SLOWER)
+        shift = 0.0 if certificate.speedup is None else abs(math.log(certificate.speedup))
+        return differs and shift > math.log1p(self.margin)
+
     def _ceiling(
         self, name: str, samples: list[Sample], traffic: Traffic, streaming: Streaming, plain: list[Sample]
     ) -> Ceiling | None:
@@ -220,7 +226,7 @@ class Evaluation:
                 self.warn(name, f"throttled in {len(throttled)} of {len(self.conditions)} rounds: {', '.join(reasons)}")
             if foreign:
                 self.warn(name, f"{foreign} other process{'es' if foreign > 1 else ''} on the device")
-            if certificate is not None and certificate.verdict in (Verdict.FASTER, Verdict.SLOWER):
+            if certificate is not None and self._fails(certificate):
                 self.warn(
                     name,
                     f"{SELF_CERTIFICATION_FAILED}: a second copy of {self.baseline} came out {certificate.verdict},"

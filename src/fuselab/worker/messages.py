@@ -81,24 +81,22 @@ class CheckRequest(Message, frozen=True, kw_only=True, tag="check"):
 
 
 class TimeRequest(Message, frozen=True, kw_only=True, tag="time"):
-    """Time the variants of one group together."""
+    """Time the groups of one workload, one after the other, the variants of each together."""
 
     experiment: ExperimentReference
     """The experiment."""
     workload: Workload
     """The workload."""
-    direction: Direction
-    """The direction."""
-    variants: list[str]
-    """The variants that passed their checks."""
+    groups: dict[Direction, list[str]]
+    """The variants that passed their checks, by direction."""
     baseline: str
     """The variant that speedups are quoted against."""
     device_type: str
     """``cpu`` or ``cuda``."""
     caches: dict[str, str]
     """Directory of the compiler's caches by variant, warm from the check."""
-    seed: int
-    """Seed of the order."""
+    seeds: dict[Direction, int]
+    """Seed of the order of rounds, by direction."""
     budget_s: float
     """Time to spend on one variant."""
     margin: float
@@ -112,6 +110,8 @@ class Progress(Message, frozen=True, kw_only=True, tag="progress"):
     """A few words."""
     arm: str = ""
     """The variant that is being worked on: the suspect, should the process die."""
+    measurements: list[Measurement] = []
+    """Cells of a group that has been timed, before the next group begins: they outlive this process."""
 
 
 class DescribeResult(Message, frozen=True, kw_only=True, tag="described"):
@@ -141,10 +141,7 @@ class CheckResult(Message, frozen=True, kw_only=True, tag="checked"):
 
 
 class TimeResult(Message, frozen=True, kw_only=True, tag="timed"):
-    """Measurements of a group, complete but for what the check already knew."""
-
-    measurements: list[Measurement]
-    """One for each variant that was asked for."""
+    """Every group was timed; the measurements came with the progress."""
 
 
 class Failure(Message, frozen=True, kw_only=True, tag="failed"):
