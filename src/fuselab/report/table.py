@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -260,17 +261,22 @@ class ResultsTable(JupyterMixin):
         return line
 
     def _absent(self) -> Iterator[Text]:
-        """The variants that cannot run here, each with its reason, in one sentence."""
+        """The variants that cannot run here in one sentence: each with its most frequent reason, the others counted."""
         cells_of: dict[str, int] = {}
-        missing: dict[tuple[str, str], list[Measurement]] = {}
+        missing: dict[str, list[Measurement]] = {}
         for cell in self._cells:
             cells_of[cell.variant] = cells_of.get(cell.variant, 0) + 1
             if cell.status is Status.UNAVAILABLE:
-                missing.setdefault((cell.variant, cell.reason), []).append(cell)
-        parts = []
-        for (variant, reason), cells in missing.items():
+                missing.setdefault(cell.variant, []).append(cell)
+        alike: dict[str, list[str]] = {}
+        for variant, cells in missing.items():
+            reasons = Counter(cell.reason for cell in cells)
+            words = one_line(reasons.most_common(1)[0][0], _FOOTNOTE_LENGTH)
+            if len(reasons) > 1:
+                words += f"; {len(reasons) - 1} more reason{'s' if len(reasons) > 2 else ''} in `show --json`"
             where = "" if len(cells) == cells_of[variant] else f" in {_places(cells)}"
-            parts.append(f"{printable(variant)}{where} ({one_line(reason, _FOOTNOTE_LENGTH)})")
+            alike.setdefault(f"{where} ({words})", []).append(printable(variant))
+        parts = [", ".join(variants) + why for why, variants in alike.items()]
         if parts:
             yield Text("not here: ", style="dim").append("; ".join(parts))
 
