@@ -16,19 +16,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fuselab import capture
     from fuselab.api import doctor, load_run, run
-    from fuselab.capture import capture
 
 __all__ = ["__version__", "capture", "doctor", "load_run", "run"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"run": "fuselab.api", "doctor": "fuselab.api", "load_run": "fuselab.api", "capture": "fuselab.capture"}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "capture":  # the package is the function: it can be called
+        return importlib.import_module("fuselab.capture")
+    if name in __all__:
+        return getattr(importlib.import_module("fuselab.api"), name)
     raise AttributeError(f"module 'fuselab' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -104,7 +103,7 @@ def run(
         Path(out),
         settings,
         console=Console(stderr=True),
-        command=sys.argv,
+        command=["fuselab.run", *(n if isinstance(n, str) else repr(n) for n in what)],
         workers=None if isolate else Local(own),
     )
 

@@ -148,7 +148,9 @@ def run(
             preset=preset,
             seed=seed,
         )
-        outcomes = carry_out_selection(selection, device, out, settings, console=words, command=sys.argv)
+        outcomes = carry_out_selection(
+            selection, device, out, settings, console=words, command=["fuselab", *sys.argv[1:]]
+        )
     _print_outcomes(outcomes, as_json=as_json)
     _judge(outcomes, strict=strict)
 
@@ -192,7 +194,7 @@ def show(
         if as_json:
             _print_json({"kernel": found, "text": text})
         else:
-            console.print(kernel_view(found, text))
+            console.print(kernel_view(found, text), soft_wrap=True)
     elif as_json:
         _print_json(run_document([outcome]))
     else:
