@@ -47,7 +47,9 @@ def run(arms, direction=Direction.FORWARD, **kwargs):
 def timed():
     calls = []
     found = run(
-        [Arm("eager", spin(200), inputs), Arm("twice", spin(400), inputs), Arm("same", spin(200), inputs)],
+        [Arm("eager", spin(200), inputs), Arm("slow", spin(1000), inputs), Arm("same", spin(200), inputs)],
+        budget_s=5,
+        max_rounds=25,
         progress=lambda number, planned: calls.append((number, planned)),
     )
     return found, calls
@@ -55,9 +57,10 @@ def timed():
 
 def test_a_slower_arm_is_found_slower_and_an_equal_one_is_not(timed):
     found, _ = timed
-    assert found["twice"].comparison.verdict is Verdict.SLOWER
-    assert 0.4 < found["twice"].comparison.speedup < 0.8  # 0.5, unless both are kept waiting
-    assert found["twice"].comparison.low < found["twice"].comparison.speedup < found["twice"].comparison.high
+    slow = found["slow"].comparison
+    assert slow.verdict is Verdict.SLOWER
+    assert slow.low < slow.speedup < slow.high
+    assert 0.1 < slow.speedup < 0.4  # 0.2, unless a busy machine keeps one of the two waiting
     assert found["same"].comparison.verdict in (Verdict.EQUIVALENT, Verdict.UNRESOLVED)
     assert found["eager"].comparison.verdict is Verdict.BASELINE
 
@@ -142,6 +145,8 @@ def test_backward_accumulates_nothing_and_keeps_the_inputs():
     found = run(
         [Arm("eager", F.silu, lambda i: x if i == 0 else inputs(i)), Arm("more", more, inputs)],
         Direction.BACKWARD,
+        budget_s=5,
+        max_rounds=25,
     )
     assert x.args[0].grad is None
     assert torch.equal(x.args[0], inputs(0).args[0])
@@ -185,13 +190,18 @@ def test_an_arms_own_check_sees_the_timed_output():
 
 def test_faster_than_streaming_is_flagged():
     """An arm that does nothing: it cannot have moved the bytes that it should have."""
-    large = torch.randn(64, 500)
-    traffic = Traffic(bytes_read=64 * 500 * 4, bytes_written=64 * 500 * 4)
+    large = torch.randn(256, 2000)
+    traffic = Traffic(bytes_read=256 * 2000 * 4, bytes_written=256 * 2000 * 4)
 
     def made(index):
         return Inputs((large + index,))
 
-    found = run([Arm("eager", lambda x: x * 2, made), Arm("idle", lambda x: x[:1, :1] * 2, made)], traffic=traffic)
+    found = run(
+        [Arm("eager", lambda x: x * 2, made), Arm("idle", lambda x: x[:1, :1] * 2, made)],
+        traffic=traffic,
+        budget_s=5,
+        max_rounds=19,
+    )
     assert found["idle"].ceiling.share > 1.02
     assert any(w.startswith(verdicts.ABOVE_CEILING) for w in found["idle"].warnings)
 
@@ -227,10 +237,10 @@ def test_names_that_make_no_sense_are_refused():
 
 
 def test_rounds_stop_early_or_at_the_most():
-    found = run([Arm("eager", spin(100), inputs), Arm("far", spin(1000), inputs)], max_rounds=60, budget_s=3)
+    found = run([Arm("eager", spin(100), inputs), Arm("far", spin(1000), inputs)], max_rounds=60, budget_s=20)
     assert len(found["eager"].samples) < 60
     fixed = run(
-        [Arm("eager", spin(50), inputs), Arm("far", spin(500), inputs)], max_rounds=14, budget_s=5, stop_early=False
+        [Arm("eager", spin(50), inputs), Arm("far", spin(500), inputs)], max_rounds=14, budget_s=20, stop_early=False
     )
     assert len(fixed["eager"].samples) == 14
     assert fixed["far"].comparison.rounds == 14
@@ -239,6 +249,25 @@ def test_rounds_stop_early_or_at_the_most():
 def test_no_traffic_means_no_ceiling():
     found = run([Arm("eager", F.silu, inputs)], traffic=None, min_rounds=5, max_rounds=5)
     assert found["eager"].ceiling is None
+
+
+def test_an_arm_that_keeps_what_it_allocates_is_named():
+    kept = []
+
+    def made(index):
+        return Inputs((torch.randn(64, 128) + index,))
+
+    def hoarding(x):
+        kept.append(x * 2)
+        return kept[-1] + 0
+
+    found = run(
+        [Arm("eager", lambda x: x * 2, made), Arm("hoarding", hoarding, made)], traffic=None, min_rounds=5, max_rounds=5
+    )
+    assert found["hoarding"].warnings == ["allocates more with each call: 32768 bytes of it are never given back"]
+    assert 2 * 32768 <= found["hoarding"].peak_memory_bytes < 2 * 32768 + 64  # and a scalar or two
+    assert 32768 <= found["eager"].peak_memory_bytes < 32768 + 64
+    assert not found["eager"].warnings
 
 
 @pytest.mark.slow

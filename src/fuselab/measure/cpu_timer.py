@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -71,26 +70,30 @@ class CpuCell:
 
     clock = Clock.CPU_MONOTONIC
 
-    def __init__(self, work: Work, *, sample_ns: int = SAMPLE_NS, round_trip: bool | None = None) -> None:
+    def __init__(self, work: Work, *, sample_ns: int = SAMPLE_NS, like: CpuCell | None = None) -> None:
         """Warm up, and choose the calls of a sample.
 
         Args:
-            work: what to time. sample_ns: shortest sample. round_trip: whether a sample of a backward goes round all
-            sets, without which it is not cold; None decides by
-                the time that takes. Variants that are compared should have the same.
+            work: what to time.
+            sample_ns: shortest sample.
+            like: what it will be compared with. A backward then goes round all sets in one sample, without which it is
+                not cold, if that does; and a sample has as many calls, unless the two differ more than twofold.
         """
         self.work = work
-        self._kept: list[Any] = [None] * len(work.rotation)
         self._last: tuple[Inputs, list[Tensor]] | None = None
         self.calls = 1
         self.sample()
         # The fastest of a few: a slow one was disturbed, and would leave the sample too short.
         call_ns = max(min(self.sample()[0] for _ in range(7)), 1.0)
-        self.calls = min(_MAX_CALLS, max(1, math.ceil(sample_ns / call_ns)))
+        self.calls = min(_MAX_CALLS, _rounded_up(sample_ns / call_ns))
+        if like is not None and like.calls <= 2 * self.calls <= 4 * like.calls:
+            self.calls = like.calls
         self.cold = work.rotation.cold
-        self.round_trip = round_trip
+        self.round_trip = False
         if work.direction is Direction.BACKWARD:
-            if round_trip is None:
+            if like is not None:
+                self.round_trip = like.round_trip
+            else:
                 started = time.perf_counter_ns()
                 self.sample()
                 wall_ns = (time.perf_counter_ns() - started) / self.calls  # the forward that it needs included
@@ -108,23 +111,28 @@ class CpuCell:
 
     def _forward(self) -> float:
         batch = self.work.rotation.take(self.calls)
-        call, kept = self.work.implementation, self._kept
+        call, kept = self.work.implementation, self.work.rotation.kept
+        # The graph behind a result is let go of here, whoever made it, and not within the sample.
+        for index, _ in batch:
+            kept[index] = [t.detach() for _, t in named_outputs(kept[index])]
         start = time.perf_counter_ns()
         for index, inputs in batch:
             kept[index] = call(*inputs.args, **inputs.kwargs)
         duration = time.perf_counter_ns() - start
+        if any(index == 0 for index, _ in batch):
+            self._last = self.work.rotation.sets[0], [t.detach() for _, t in named_outputs(kept[0])]
         return duration / self.calls
 
     def _backward(self) -> float:
         batch = self.work.rotation.take(self.calls)
-        self._kept = []
+        self.work.rotation.kept = [None] * len(self.work.rotation)  # freed before the sample, not within it
         pending = [self.work.pending(index, inputs) for index, inputs in batch]
-        found = []
+        found: list[Any] = []
         start = time.perf_counter_ns()
         for graph in pending:
             found.append(graph.differentiate())  # noqa: PERF401 - a comprehension would be no faster, and hides the loop
         duration = time.perf_counter_ns() - start
-        self._kept = found  # freed before the next sample, not within this one
+        self.work.rotation.kept[: len(found)] = found[: len(self.work.rotation)]
         for (index, inputs), gradients in zip(batch, found, strict=True):
             if index == 0:
                 self._last = inputs, [g for g in gradients if g is not None]
@@ -132,8 +140,6 @@ class CpuCell:
 
     def timed_output(self) -> tuple[Inputs, list[Tensor]] | None:
         """Set 0 and the results of the last timed call on it."""
-        if self.work.direction is Direction.FORWARD and self._kept and self._kept[0] is not None:
-            return self.work.rotation.sets[0], [t.detach() for _, t in named_outputs(self._kept[0])]
         return self._last
 
     def renew(self) -> None:
@@ -141,4 +147,17 @@ class CpuCell:
 
     def close(self) -> None:
         """Let go of all results."""
-        self._kept, self._last = [], None
+        self._last = None
+
+
+def _rounded_up(calls: float) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: equally fast variants get equally many calls, whatever noise there is.
+
+    Example:
+        >>> [_rounded_up(n) for n in (0.1, 3, 4.5, 13, 33)]
+        [1, 3, 6, 16, 48]
+    """
+    power = 1
+    while power < calls:
+        power *= 2
+    return power * 3 // 4 if power >= 4 and power * 3 // 4 >= calls else power

@@ -26,7 +26,7 @@ from fuselab.measure.conditions import Watch
 from fuselab.measure.cpu_timer import CpuCell, Threads, fixed_threads
 from fuselab.measure.cuda_timer import CaptureError, EventsCell, GraphCell
 from fuselab.measure.evaluation import Evaluation
-from fuselab.measure.memory import peak_bytes, saved_bytes
+from fuselab.measure.memory import growth_bytes, peak_bytes, saved_bytes
 from fuselab.measure.observation import eager_loops, operators, profiled
 from fuselab.measure.rotation import Rotation, cache_bytes, free_bytes, tensor_bytes
 from fuselab.measure.sequential import MIN_ROUNDS, plan_looks
@@ -205,8 +205,7 @@ class _Group:
     def _cell(self, name: str, work: Work) -> Cell:
         if self.stream is None:
             first = self.members.get(self.baseline)
-            like = first.cell.round_trip if first is not None and isinstance(first.cell, CpuCell) else None
-            return CpuCell(work, round_trip=like)
+            return CpuCell(work, like=first.cell if first is not None and isinstance(first.cell, CpuCell) else None)
         try:
             return GraphCell(work, self.stream)
         except CaptureError as error:
@@ -334,10 +333,14 @@ class _Group:
                 if self.direction is Direction.FORWARD and gradient_targets(work.rotation.sets[0], work.implementation):
                     with self._on_stream():
                         evaluation.saved[name] = saved_bytes(work)
+                with self._on_stream():
+                    grown = growth_bytes(work)
+                if grown:
+                    evaluation.warn(name, f"allocates more with each call: {grown} bytes of it are never given back")
+                evaluation.peaks[name] = peak_bytes(work, self.stream)
                 if self.stream is None:
                     evaluation.launches[name] = operators(work)
                     continue
-                evaluation.peaks[name] = peak_bytes(work, self.stream)
                 profile = profiled(work, self.stream)
                 if profile is not None:
                     evaluation.add_profile(name, profile)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fuselab.experiment import Implementation
 
-__all__ = ["DeviceProfile", "count_operators", "is_compiled", "profile_device"]
+__all__ = ["DeviceProfile", "count_operators", "is_compiled", "profile_device", "trace_of"]
 
 _DEVICE_WORK = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
 """Categories of a trace's events that occupy the device."""
@@ -69,20 +69,29 @@ class DeviceProfile:
     """Streams they ran on."""
 
 
-def profile_device(call: Callable[[], object], calls: int) -> DeviceProfile | None:
-    """Profile ``call``, which makes ``calls`` calls; None where the profiler saw no device work (CUPTI is not allowed
-    here).
-
-    Read from the exported trace, which is public, and has the category of every event.
-    """
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+def trace_of(
+    call: Callable[[], object], activities: Sequence[torch.profiler.ProfilerActivity], *, memory: bool = False
+) -> list[dict[str, Any]]:
+    """Events of a profile of ``call``, from the exported trace: that is public, and has the category of every event."""
+    with torch.profiler.profile(activities=activities, profile_memory=memory) as profiler:
         call()
-        torch.cuda.synchronize()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "trace.json"
         profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
+        events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
+    return events
+
+
+def profile_device(call: Callable[[], object], calls: int) -> DeviceProfile | None:
+    """Profile ``call``, which makes ``calls`` calls; None where the profiler saw no device work (CUPTI is not allowed
+    here)."""
+    torch.cuda.synchronize()
+
+    def finished() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    events = trace_of(finished, [torch.profiler.ProfilerActivity.CUDA])
     work = [e for e in events if e.get("cat") in _DEVICE_WORK and "dur" in e]
     if not work:
         return None

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,6 +115,8 @@ class Rotation:
         self.sets += [self.sets[i % DRAWN_SETS].map(copied) for i in range(DRAWN_SETS, count)]
         self.cold = cache is not None and (len(self.sets) - 1) * touched_bytes > COLD_FACTOR * cache
         self.cursor = 0
+        self.kept: list[Any] = [None] * len(self.sets)
+        """Results by set, of whoever made the last: the memory that is written to rotates with the inputs."""
         self.grad_outputs: dict[Hashable, dict[int, list[Tensor]]] = {}
         """Gradients of outputs by their form, then by set: kept here for all who share the rotation."""
 
