@@ -43,15 +43,20 @@ Out = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fuselab {__version__}")  # noqa: T201 - this is the output
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", envvar="FUSELAB_DEBUG", help="Show tracebacks.")] = False,
 ) -> None:
     """Options that come before the command."""
-    if version:
-        print(f"fuselab {__version__}")  # noqa: T201 - this is the output
-        raise typer.Exit
 
 
 @app.command()
@@ -212,6 +217,8 @@ def main(arguments: list[str] | None = None) -> int:
         defaults = defaults_from_project(Path.cwd(), _options(command))
         result = command.main(args=arguments, prog_name="fuselab", standalone_mode=False, default_map=defaults)
         sys.stdout.flush()
+        if result == INTERRUPTED:  # typer turns KeyboardInterrupt into this exit code
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except FuselabError as error:
         if debug:
