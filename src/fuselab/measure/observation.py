@@ -1,4 +1,4 @@
-"""What is observed of a variant beside its samples: the other clocks, and launches."""
+"""What is observed of a variant beside its samples: the other clocks, launches, and what it returned."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fuselab.measure.cell import Work
 from fuselab.measure.cuda_timer import EventsCell
@@ -13,7 +14,7 @@ from fuselab.measure.launches import DeviceProfile, count_operators, is_compiled
 from fuselab.measure.statistics import draw_order
 from fuselab.records import Clock, Direction, Sample
 
-__all__ = ["eager_loops", "operators", "profiled"]
+__all__ = ["differs", "eager_loops", "operators", "profiled"]
 
 _PROFILED_CALLS = 16
 
@@ -52,3 +53,17 @@ def operators(work: Work) -> int | None:
         if work.direction is Direction.FORWARD:
             return count_operators(lambda: work.call(inputs))
         return count_operators(work.pending(0, inputs).differentiate)
+
+
+def differs(expected: list[Tensor], timed: list[Tensor]) -> str:
+    """How results differ from those of an earlier call by more than rounding, in words."""
+    if len(expected) != len(timed):
+        return f"{len(timed)} results instead of {len(expected)}"
+    for i, (a, b) in enumerate(zip(expected, timed, strict=True)):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return f"result {i} is {tuple(b.shape)} {b.dtype}, was {tuple(a.shape)} {a.dtype}"
+        tolerance = 16 * torch.finfo(a.dtype).eps if a.dtype.is_floating_point or a.dtype.is_complex else 0.0
+        scale = float(a.abs().nan_to_num(0.0, 0.0, 0.0).max()) if a.numel() and tolerance else 0.0
+        if not torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+            return f"result {i} is not what a call before the timing gave"
+    return ""
