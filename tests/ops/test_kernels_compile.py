@@ -1,6 +1,7 @@
 """Every kernel compiles for GPUs that are not here: a compiler in the place of the operators' launches."""
 
 import itertools
+import re
 import sys
 
 import pytest
@@ -31,11 +32,16 @@ HOPPER = GPUTarget("cuda", 90, 32)
 
 
 class Compiler:
-    """Stands in for ``fuselab.ops.launch.launch``: compiles the kernel for a target instead of launching it."""
+    """Stands in for ``fuselab.ops.launch.launch``: compiles the kernel for a target instead of launching it.
 
-    def __init__(self, target, wide_integers=False):
+    ``floats`` is the type of Python floats: fp32 where Triton launches, fp64 where Inductor does.
+    """
+
+    def __init__(self, target, wide_integers=False, floats="fp32"):
         self.target = target
         self.wide_integers = wide_integers
+        self.floats = floats
+        self.with_floats = set()
         self.compiled = {}
 
     def __call__(self, kernel, grid, device, *args, **meta):
@@ -53,7 +59,8 @@ class Compiler:
                 signature[parameter.name] = POINTERS[value.dtype]
                 attributes[(index,)] = [["tt.divisibility", 16]]
             elif isinstance(value, float):
-                signature[parameter.name] = "fp32"
+                signature[parameter.name] = self.floats
+                self.with_floats.add(kernel.__name__)
             else:
                 # As Triton specialises integers: 1 is a constant, and a multiple of 16 is known to be one.
                 wide = self.wide_integers and (parameter.name in ("M", "count") or "stride" in parameter.name)
@@ -138,20 +145,23 @@ WIDE_KERNELS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("width", "dtype", "rows"),
-    [(300, torch.float16, 3), (4096, torch.bfloat16, 64), (20_000, torch.bfloat16, 3), (1, torch.float32, 1)],
-)
-def test_hopper(compiler, width, dtype, rows):
-    made = compiler(HOPPER)
-    run_every_kernel(width, dtype, rows)
-    one_block = {"_layer_norm_gelu_backward_kernel", "_rms_norm_backward_kernel"}
-    assert set(made.compiled) == (ALL_KERNELS if width <= 8192 else ALL_KERNELS - one_block | WIDE_KERNELS)
+def check_code(made):
     for name, kernels in made.compiled.items():
         for kernel in kernels:
             assert f".entry {name}" in kernel.asm["ptx"]
             assert "atom." not in kernel.asm["ptx"], f"{name} uses atomics"
             assert kernel.metadata.shared <= 48 * 1024, name
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "rows"),
+    [(300, torch.float16, 3), (4096, torch.bfloat16, 64), (1, torch.float32, 1)],
+)
+def test_hopper(compiler, width, dtype, rows):
+    made = compiler(HOPPER)
+    run_every_kernel(width, dtype, rows)
+    assert set(made.compiled) == ALL_KERNELS
+    check_code(made)
     if width == 4096:
         for name in ("_rms_norm_forward_kernel", "_silu_forward_kernel", "_swiglu_backward_kernel"):
             # 16 bytes a thread and access: four 32-bit registers.
@@ -166,10 +176,37 @@ def test_hopper_with_every_option(compiler):
     assert len(made.compiled["_softmax_dropout_forward_kernel"]) == 2
 
 
-def test_hopper_with_64_bit_sizes(compiler):
-    made = compiler(HOPPER, wide_integers=True)
-    run_every_kernel(256, torch.float32)
-    assert set(made.compiled) == ALL_KERNELS
+def computes_in_float64(ptx):
+    """Whether there is more in float64 than the conversion of an argument."""
+    return re.findall(r"^\s*(?:@\S+\s+)?(?!cvt\.rn\.f32\.f64|ld\.param)[a-z][\w.]*\.f64\b.*", ptx, re.MULTILINE)
+
+
+def test_float64_is_noticed():
+    """The instructions that the kernels' float64 arguments once led to, and those that remain."""
+    assert computes_in_float64("\tmul.f64 \t%fd1, %fd2, %fd3;\n")
+    assert computes_in_float64("\t@%p1 fma.rn.f64 \t%fd1, %fd2, %fd3, %fd4;\n")
+    assert computes_in_float64("\tcvt.f64.f32 \t%fd1, %f1;\n\tcvt.rn.f16.f64 %h1, %fd1;\n")
+    assert not computes_in_float64("\tld.param.f64 \t%fd1, [p];\n\tcvt.rn.f32.f64 \t%f1, %fd1;\n")
+
+
+@pytest.mark.parametrize("width", [256, 20_000])
+def test_hopper_with_arguments_as_inductor_types_them(compiler, width):
+    """64-bit sizes and floats: a Python float is fp64, which is to be converted and not computed with."""
+    made = compiler(HOPPER, wide_integers=True, floats="fp64")
+    run_every_kernel(width, torch.float32)
+    one_block = {"_layer_norm_gelu_backward_kernel", "_rms_norm_backward_kernel"}
+    assert set(made.compiled) == (ALL_KERNELS if width <= 8192 else ALL_KERNELS - one_block | WIDE_KERNELS)
+    assert made.with_floats == {
+        "_layer_norm_gelu_forward_kernel",
+        "_rms_norm_forward_kernel",
+        "_softmax_dropout_forward_kernel",
+        "_softmax_dropout_backward_kernel",
+    }
+    for name, kernels in made.compiled.items():
+        for kernel in kernels:
+            assert ("cvt.rn.f32.f64" in kernel.asm["ptx"]) == (name in made.with_floats), name
+            assert not computes_in_float64(kernel.asm["ptx"]), name
+    check_code(made)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ __all__ = [
     "INTERPRETED",
     "Tile",
     "empty",
+    "fewer",
     "launch",
     "operator",
     "persistent_programs",
@@ -81,10 +82,22 @@ def _multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+def fewer(a: int, b: int) -> int:
+    """The smaller number; of a symbolic one too, without asking which it is.
+
+    ``min`` would ask, and a compiled graph would hold on that side of the comparison only: it would be compiled again
+    when a batch grows beyond what fills the device.
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    smaller: int = torch.sym_min(a, b)
+    return smaller
+
+
 def persistent_programs(tiles: int, device: torch.device) -> int:
-    """Programs that share ``tiles`` among them, each with partial sums of its own: at most two a multiprocessor."""
+    """Programs that share ``tiles`` (one or more), each with partial sums of its own: at most two a multiprocessor."""
     most = _PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device) if device.type == "cuda" else _INTERPRETED_PROGRAMS
-    return max(min(tiles, most), 1)
+    return fewer(tiles, most)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.gelu import gelu, gelu_derivative
 from fuselab.ops.inputs import check_choice, check_tensors, check_vector, compute_dtype, is_traced, needs_grad, rows
-from fuselab.ops.launch import empty, launch, operator, persistent_programs, row_tile, wrap_triton
+from fuselab.ops.launch import empty, fewer, launch, operator, persistent_programs, row_tile, wrap_triton
 
 __all__ = ["LayerNormGELU", "layer_norm_gelu", "layer_norm_gelu_reference"]
 
@@ -74,6 +74,8 @@ def _layer_norm_gelu_forward_kernel(  # type: ignore[no-untyped-def]
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    # Inductor passes a Python float as fp64, and everything computed with it would be fp64 as well.
+    eps = tl.cast(eps, tl.float32)
     # 64-bit rows: a tensor may have more than 2^31 elements.
     row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     column = tl.arange(0, BLOCK_N)[None, :]
@@ -335,7 +337,7 @@ def _backward(
         row_pointers = x_MN, *affine, mean, rstd, dy_MN, average, projected
         launch(kernels[1], (M,), x.device, *row_pointers, *strides, N, **flags, BLOCK_N=2 * _WIDE, num_warps=8)
         blocks = triton.cdiv(N, _WIDE)
-        programs = min(M, triton.cdiv(4 * persistent_programs(M * blocks, x.device), blocks))
+        programs = fewer(M, triton.cdiv(4 * persistent_programs(M * blocks, x.device), blocks))
         partial = torch.empty((2, programs, N) if affine_grad else (0,), dtype=torch.float32, device=x.device)
         grid, sizes = (blocks, programs), {"BLOCK_N": _WIDE, "num_warps": 4}
         column_pointers = *row_pointers, dx, partial

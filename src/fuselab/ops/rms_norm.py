@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.inputs import check_choice, check_tensors, check_vector, compute_dtype, is_traced, needs_grad, rows
-from fuselab.ops.launch import empty, launch, operator, persistent_programs, row_tile, wrap_triton
+from fuselab.ops.launch import empty, fewer, launch, operator, persistent_programs, row_tile, wrap_triton
 
 __all__ = ["AddRMSNorm", "RMSNorm", "add_rms_norm", "add_rms_norm_reference", "rms_norm", "rms_norm_reference"]
 
@@ -81,6 +81,8 @@ def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    # Inductor passes a Python float as fp64, and everything computed with it would be fp64 as well.
+    eps = tl.cast(eps, tl.float32)
     # 64-bit rows: a tensor may have more than 2^31 elements.
     row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     column = tl.arange(0, BLOCK_N)[None, :]
@@ -358,7 +360,7 @@ def _backward(
         row_pointers = x_MN, weight_N, rstd, dy_MN, mean
         launch(kernels[1], (M,), x.device, *row_pointers, *strides[:2], N, **flags, BLOCK_N=2 * _WIDE, num_warps=8)
         blocks = triton.cdiv(N, _WIDE)
-        programs = min(M, triton.cdiv(4 * persistent_programs(M * blocks, x.device), blocks))
+        programs = fewer(M, triton.cdiv(4 * persistent_programs(M * blocks, x.device), blocks))
         partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
         column_pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, mean, dx, partial
         launch(

@@ -28,7 +28,8 @@ def check_mask(operator: str, mask: Tensor | None, x: Tensor) -> None:
             f"{operator}: mask is on {mask.device} but x is on {x.device}; move it with mask.to({str(x.device)!r})"
         )
     pairs = zip(reversed(mask.shape), reversed(x.shape), strict=False)
-    if mask.dim() > x.dim() or any(size not in (1, wanted) for size, wanted in pairs):
+    # Not `size not in (1, wanted)`: Dynamo says True of a symbolic size that equals the other symbolically.
+    if mask.dim() > x.dim() or any(size != 1 and size != wanted for size, wanted in pairs):  # noqa: PLR1714
         raise ValueError(
             f"{operator}: mask has shape {tuple(mask.shape)}, which does not broadcast to x's, {tuple(x.shape)}"
         )

@@ -112,6 +112,9 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    # Inductor passes a Python float as fp64, and everything computed with it would be fp64 as well.
+    scale = tl.cast(scale, tl.float32)
+    rescale = tl.cast(rescale, tl.float32)
     # 64-bit rows: a tensor may have more than 2^31 elements.
     row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     y_ptr += row * N
@@ -193,6 +196,9 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    scale = tl.cast(scale, tl.float32)
+    dx_scale = tl.cast(dx_scale, tl.float32)
+    rescale = tl.cast(rescale, tl.float32)
     row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     dx_ptr += row * N
     dy_ptr += row * dy_stride

@@ -18,18 +18,20 @@ PAIRS = [
     ("geglu_packed", {}),
     ("geglu_packed", {"approximate": "tanh"}),
 ]
-LAYOUTS = ["offset", "rows", "columns", "transposed"]
+# Of input and incoming gradient, each at least once.
+LAYOUTS = [
+    ("offset", "transposed"), ("rows", "expanded"), ("columns", "rows"), ("transposed", "offset"), ("rows", "columns")
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("operator", "options"), PAIRS, ids=str)
-def test_against_float64(operator, options, shape, dtype):
-    check(operator, shape, dtype, options)
+def test_against_float64(operator, options, shape):
+    """Every option and every shape, each in all dtypes but not together."""
+    check(operator, shape, DTYPES[(PAIRS.index((operator, options)) + SHAPES.index(shape)) % 3], options)
 
 
-@pytest.mark.parametrize("grad_layout", [*LAYOUTS, "expanded"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "grad_layout"), LAYOUTS)
 @pytest.mark.parametrize("operator", ["silu", "swiglu", "swiglu_packed", "geglu_packed"])
 def test_layouts(operator, layout, grad_layout):
     check(operator, (3, 2, 24), torch.float32, layout=layout, grad_layout=grad_layout)
@@ -51,7 +53,7 @@ def test_magnitudes(operator):
     check(operator, (4, 65), torch.float16, magnitude=100.0)
 
 
-@settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@settings(max_examples=15, deadline=None, database=None, derandomize=True)
 @given(
     pair=st.sampled_from(PAIRS),
     leading=st.lists(st.integers(1, 6), max_size=3),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from operator_cases import OPERATORS, compare, make_inputs
+from operator_cases import OPERATORS, compare, make_inputs, softmax_dropout_terms
 
 from fuselab import ops
 
@@ -72,6 +72,32 @@ def test_another_function(name):
     inputs = make_inputs(operator, (6, 40), torch.float32, magnitude=magnitude)
     with pytest.raises(AssertionError, match="allowed"):
         compare(name, inputs, {}, wrong, op.reference, op.eager)
+
+
+@pytest.mark.parametrize("share", [1e-3, 1.0])
+@pytest.mark.parametrize("operator", ["layer_norm_gelu", "softmax"])
+def test_a_gradient_that_does_not_cancel(operator, share):
+    """Rows of one element have a gradient of zero: the roundings of what cancels pass, a part of it does not."""
+    x = torch.randn(50, 1)
+    if operator == "softmax":
+        inputs, eager = {"x": x}, lambda x: F.softmax(x, -1)
+
+        def terms(dy, x):
+            return softmax_dropout_terms(dy, x, torch.ones_like(x), 0.0)
+    else:
+        inputs, terms = make_inputs(operator, (50, 1), torch.float32), OPERATORS[operator].terms
+
+        def eager(x, weight, bias):  # what is left of it, exactly
+            return F.gelu(bias) + 0 * (x + weight)
+
+    def result(part):
+        return lambda **given: eager(**given) + part * (given["x"] - given["x"].detach())
+
+    compare(operator, inputs, {}, result(2**-24), eager, eager, terms=terms)
+    with pytest.raises(AssertionError, match=r"gradient of x: rms error .*allowed 0 "):
+        compare(operator, inputs, {}, result(share), eager, eager, terms=terms)
+    with pytest.raises(AssertionError, match=r"gradient of x: rms error .*allowed 0 "):
+        compare(operator, inputs, {}, result(2**-24), eager, eager)
 
 
 class _AnotherMask(torch.autograd.Function):

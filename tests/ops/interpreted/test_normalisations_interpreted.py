@@ -7,28 +7,32 @@ from hypothesis import given, settings
 from operator_cases import DTYPES, check
 
 SHAPES = [(4, 16), (3, 7), (2, 3, 33), (6, 1), (1, 257), (31, 127), (2, 129), (64,), (2, 2, 2, 5)]
-WIDE = [(2, 20_011), (3, 16_385), (2, 8_193), (1, 8_192)]
+WIDE = [(2, 20_011), (1, 16_385), (2, 8_193), (1, 8_192)]
 OPTIONS = {
     "layer_norm_gelu": [{}, {"approximate": "tanh", "eps": 1e-3}],
     "rms_norm": [{}, {"casting": "gemma", "eps": 1e-3}, {"casting": "none"}],
     "add_rms_norm": [{}, {"casting": "gemma"}, {"casting": "none", "eps": 1e-3}],
 }
 PAIRS = [(operator, options) for operator, many in OPTIONS.items() for options in many]
-LAYOUTS = ["offset", "rows", "columns", "transposed"]
+# Of input and incoming gradient, each at least once.
+LAYOUTS = [
+    ("offset", "transposed"), ("rows", "expanded"), ("columns", "rows"), ("transposed", "offset"), ("rows", "columns")
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("operator", "options"), PAIRS, ids=str)
-def test_against_float64(operator, options, shape, dtype):
-    check(operator, shape, dtype, options)
+def test_against_float64(operator, options, shape):
+    """Every option and every shape, each in all dtypes but not together."""
+    check(operator, shape, DTYPES[(PAIRS.index((operator, options)) + SHAPES.index(shape)) % 3], options)
 
 
 @pytest.mark.parametrize("shape", WIDE, ids=str)
 @pytest.mark.parametrize("operator", OPTIONS)
 def test_rows_wider_than_a_block(operator, shape):
     check(operator, shape, torch.float32)
-    check(operator, shape, torch.bfloat16, OPTIONS[operator][-1])
+    if shape == WIDE[0]:
+        check(operator, shape, torch.bfloat16, OPTIONS[operator][-1])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -37,12 +41,12 @@ def test_half_input_with_float32_weights(operator, options, dtype):
     check(operator, (5, 48), dtype, options, other=torch.float32)
 
 
-@pytest.mark.parametrize("grad_layout", [*LAYOUTS, "expanded"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "grad_layout"), LAYOUTS)
 @pytest.mark.parametrize("operator", OPTIONS)
 def test_layouts(operator, layout, grad_layout):
     check(operator, (3, 2, 24), torch.float32, layout=layout, grad_layout=grad_layout)
-    check(operator, (2, 8_200), torch.bfloat16, layout=layout, grad_layout=grad_layout)
+    if (layout, grad_layout) == LAYOUTS[1]:
+        check(operator, (2, 8_200), torch.bfloat16, layout=layout, grad_layout=grad_layout)
 
 
 @pytest.mark.parametrize("magnitude", [1e-4, 1e3])
@@ -51,7 +55,7 @@ def test_magnitudes(operator, options, magnitude):
     check(operator, (4, 65), torch.float32, options, magnitude=magnitude)
 
 
-@settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@settings(max_examples=15, deadline=None, database=None, derandomize=True)
 @given(
     operator=st.sampled_from(list(OPTIONS)),
     leading=st.lists(st.integers(1, 6), max_size=3),

@@ -10,18 +10,22 @@ from operator_cases import DTYPES, check_softmax_dropout
 from fuselab import ops
 
 SHAPES = [(4, 16), (3, 7), (2, 3, 33), (6, 1), (1, 257), (31, 127), (2, 129), (64,), (2, 2, 2, 5)]
-LAYOUTS = ["offset", "rows", "columns", "transposed"]
+# Of input and incoming gradient, each at least once.
+LAYOUTS = [
+    ("offset", "transposed"), ("rows", "expanded"), ("columns", "rows"), ("transposed", "offset"), ("rows", "columns")
+]  # fmt: skip
+PROBABILITIES = [0.0, 0.1, 0.75]
 INF = float("inf")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.75])
+@pytest.mark.parametrize("p", PROBABILITIES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_against_float64(shape, p, dtype):
-    check_softmax_dropout(shape, dtype, p)
+def test_against_float64(shape, p):
+    """Every probability and every shape, each in all dtypes but not together."""
+    check_softmax_dropout(shape, DTYPES[(PROBABILITIES.index(p) + SHAPES.index(shape)) % 3], p)
 
 
-@pytest.mark.parametrize("shape", [(2, 20_011), (3, 16_385), (1, 16_384), (2, 5_000)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 20_011), (1, 16_385), (1, 16_384), (2, 5_000)], ids=str)
 def test_rows_wider_than_a_block(shape):
     check_softmax_dropout(shape, torch.float32, 0.1)
     check_softmax_dropout(shape, torch.bfloat16, 0.0)
@@ -32,8 +36,7 @@ def test_other_axes(shape, dim):
     check_softmax_dropout(shape, torch.float32, dim=dim)
 
 
-@pytest.mark.parametrize("grad_layout", [*LAYOUTS, "expanded"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "grad_layout"), LAYOUTS)
 def test_layouts(layout, grad_layout):
     check_softmax_dropout((3, 2, 24), torch.float32, layout=layout, grad_layout=grad_layout)
 
@@ -75,7 +78,7 @@ def test_mask_in_another_layout_and_on_another_axis():
     mask = torch.randn(8, 5).t()
     check_softmax_dropout((2, 5, 8), torch.float32, mask=mask)
     check_softmax_dropout((2, 5, 8), torch.float32, mask=mask, dim=1)
-    check_softmax_dropout((2, 20_011), torch.float32, mask=torch.randn(20_011))
+    check_softmax_dropout((1, 16_400), torch.float32, mask=torch.randn(16_400))
 
 
 @pytest.mark.parametrize("magnitude", [1e-3, 30.0, 1e4])
@@ -102,7 +105,7 @@ def test_not_a_number_where_eager_has_it(width):
     assert torch.equal(masked[1], torch.full((4,), 0.25))
 
 
-@settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@settings(max_examples=15, deadline=None, database=None, derandomize=True)
 @given(
     leading=st.lists(st.integers(1, 6), max_size=3),
     width=st.integers(1, 300),
@@ -159,7 +162,7 @@ def test_dropped_as_philox_says(shape, p):
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
 def test_keep_rate_and_independence(p):
-    keep = kept((256, 1024), p).astype(np.float64)
+    keep = kept((256, 512), p).astype(np.float64)
     sigma = (p * (1 - p) / keep.size) ** 0.5
     assert abs(keep.mean() - (1 - p)) < 4.5 * sigma
     centred = keep - (1 - p)
