@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
 import sys
 import time
 import types
@@ -159,7 +161,7 @@ def test_equally_fast_cells_have_equally_many_calls():
     ],
 )
 def test_cpu_streaming_moves_the_mix(reads, writes, method):
-    traffic = Traffic(bytes_read=4000 * reads, bytes_written=4000 * writes or 4000, reads=reads, writes=writes)
+    traffic = Traffic(bytes_read=64_000 * reads, bytes_written=64_000 * writes or 64_000, reads=reads, writes=writes)
     streaming = cpu_streaming(traffic, threads=2)
     assert streaming.method == method
     assert streaming.bytes_moved == pytest.approx(traffic.bytes_moved, rel=0.01)
@@ -172,6 +174,29 @@ def test_cpu_streaming_moves_the_mix(reads, writes, method):
         total = sum(float(t.sum()) for t in sources)
         constant = sum(t.numel() for t in sinks if bool((t == 1).all()))
         assert sum(float(t.sum()) for t in sinks) - constant == pytest.approx(total, rel=1e-4)
+
+
+INTERPRETED = """
+import torch
+from fuselab.measure.streaming import stream
+for reads, writes in ((1, 1), (2, 1), (3, 2), (1, 0), (0, 1)):
+    source = torch.randint(-100, 100, (max(reads, 1), 5008), dtype=torch.int32)
+    sink = torch.zeros((max(writes, 1), 5008), dtype=torch.int32)
+    stream(source, sink, 5000, reads, writes, 1024, 4)
+    total = source[:reads, :5000].sum(0, dtype=torch.int32) + 1
+    for i in range(writes):
+        assert torch.equal(sink[i, :5000], total + i), (reads, writes)
+        assert not sink[i, 5000:].any()
+    if not writes:
+        assert int(sink.sum()) == int(total.sum()) + 5 * 1024 - 5000  # what is masked off counts as 1
+"""
+
+
+@pytest.mark.slow
+def test_gpu_streaming_kernel_moves_the_mix_in_the_interpreter():
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=environment, timeout=120)
 
 
 def test_operators_are_counted_without_views_and_allocations():
