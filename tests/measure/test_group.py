@@ -181,7 +181,7 @@ def test_an_arms_own_check_sees_the_timed_output():
         return "looks odd"
 
     random = Arm("eager", lambda x: F.dropout(x, 0.5), inputs, deterministic=False)
-    assert run([random], max_rounds=5, min_rounds=5)["eager"].warnings == []
+    assert not any("wrong" in w for w in run([random], max_rounds=5, min_rounds=5)["eager"].warnings)
     found = run([Arm("eager", lambda x: F.dropout(x, 0.5), inputs, check_output=checked)], max_rounds=5, min_rounds=5)
     assert f"{verdicts.TIMED_OUTPUT_WRONG}: looks odd" in found["eager"].warnings
     ((made, outputs),) = seen
@@ -264,10 +264,10 @@ def test_an_arm_that_keeps_what_it_allocates_is_named():
     found = run(
         [Arm("eager", lambda x: x * 2, made), Arm("hoarding", hoarding, made)], traffic=None, min_rounds=5, max_rounds=5
     )
-    assert found["hoarding"].warnings == ["allocates more with each call: 32768 bytes of it are never given back"]
+    assert "allocates more with each call: 32768 bytes of it are never given back" in found["hoarding"].warnings
     assert 2 * 32768 <= found["hoarding"].peak_memory_bytes < 2 * 32768 + 64  # and a scalar or two
     assert 32768 <= found["eager"].peak_memory_bytes < 32768 + 64
-    assert not found["eager"].warnings
+    assert not any("allocates" in w for w in found["eager"].warnings)
 
 
 @pytest.mark.slow
@@ -292,7 +292,7 @@ def test_compiled_backward_with_donated_buffers_is_timed():
         assert found["compile"].error is None
         assert found["compile"].comparison.verdict is not None
         assert found["compile"].kernels_launched is None
-        assert not found["compile"].warnings
+        assert not any(w.startswith(verdicts.WITHHOLDING) for w in found["compile"].warnings)
 
 
 def test_throttled_rounds_that_decide_are_named():
@@ -315,6 +315,16 @@ def test_throttled_rounds_that_decide_are_named():
     found = evaluation.timings(clocked, None, None, "")
     assert any(w.startswith(verdicts.THROTTLING_DECIDES) for w in found["x"].warnings)
     assert "throttled in 12 of 20 rounds: hw_thermal_slowdown" in found["eager"].warnings
+
+
+def test_a_busy_machine_is_named():
+    from fuselab.measure.evaluation import Evaluation
+
+    for load, named in ((1.9, False), (2.4, False), (3.1, True)):
+        evaluation = Evaluation(["eager"], "eager", cpus=2)
+        evaluation.conditions = [Conditions(round=r, load_average=load) for r in range(5)]
+        warnings = evaluation.timings({}, None, None, "")["eager"].warnings
+        assert warnings == (["other processes were at work: load average 3.1 on 2 cores"] if named else [])
 
 
 def test_a_baseline_that_differs_from_itself_withholds_the_group():

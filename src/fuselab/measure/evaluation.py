@@ -46,6 +46,8 @@ class Evaluation:
     baseline: str
     again: str = ""
     """Name of the baseline's second copy, where there is one."""
+    cpus: int = 0
+    """Cores that this process may run on."""
     conditions: list[Conditions] = field(default_factory=list)
     errors: dict[str, Exception] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
@@ -221,11 +223,16 @@ class Evaluation:
 
     def _warn_of_conditions(self, certificate: Comparison | None) -> None:
         throttled = [c for c in self.conditions if is_throttled(c)]
+        loads = [c.load_average for c in self.conditions if c.load_average is not None]
+        # Timing itself makes a load of at most one a core.
+        busy = median(loads) if loads else 0.0
         foreign = max((c.foreign_processes for c in self.conditions), default=0)
         for name in self.names:
             if throttled:
                 reasons = sorted({reason for c in throttled for reason in c.throttle_reasons})
                 self.warn(name, f"throttled in {len(throttled)} of {len(self.conditions)} rounds: {', '.join(reasons)}")
+            if self.cpus and busy > self.cpus + 0.5:
+                self.warn(name, f"other processes were at work: load average {busy:.1f} on {self.cpus} cores")
             if foreign:
                 self.warn(name, f"{foreign} other process{'es' if foreign > 1 else ''} on the device")
             if certificate is not None and self._fails(certificate):

@@ -143,7 +143,7 @@ class _Group:
         self.expected: dict[str, list[Tensor]] = {}
         self.streaming: Streaming | None = None
         self.rotations: dict[int, Rotation] = {}
-        self.evaluation = Evaluation(list(self.arms), baseline, AGAIN)
+        self.evaluation = Evaluation(list(self.arms), baseline, AGAIN, len(threads.cpus))
 
     def prepare(self) -> None:
         """Warm up every arm and whatever is timed with them."""
