@@ -96,18 +96,18 @@ def cuda_streaming(traffic: Traffic) -> Streaming:
     sets = [buffers(elements, reads, writes) for _ in range(2)]
     current = torch.cuda.current_stream()
 
-    def time_of(block: int, warps: int) -> float:
+    def time_of(block: int, warps: int, policy: str) -> float:
         def calls() -> None:
             for i in range(8):
-                stream(*sets[i % 2], elements, reads, writes, block, warps)
+                stream(*sets[i % 2], elements, reads, writes, block, warps, policy)
 
         calls()  # compiles
         return min(measured_by_events(current, calls, wait_us=1000) for _ in range(3))
 
-    block, warps = min(CONFIGURATIONS, key=lambda configuration: time_of(*configuration))
+    block, warps, policy = min(CONFIGURATIONS, key=lambda configuration: time_of(*configuration))
     return Streaming(
-        lambda source, sink: stream(source, sink, elements, reads, writes, block, warps),
+        lambda source, sink: stream(source, sink, elements, reads, writes, block, warps, policy),
         lambda _index: Inputs(buffers(elements, reads, writes)),
         bytes_moved=(reads + writes) * elements * 4,
-        method=f"triton stream {reads}:{writes}, {block} elements a program",
+        method=f"triton stream {reads}:{writes}, {block} elements a program{f', {policy}' if policy else ''}",
     )
