@@ -320,7 +320,7 @@ class Comparison(Record, frozen=True, kw_only=True):
     verdict: Verdict
     """What the interval says."""
     speedup: float | None = None
-    """Baseline time over this variant's time: the median over rounds; above 1 is faster."""
+    """Baseline time over this variant's time, the trimmed mean of the paired rounds; above 1 is faster."""
     low: float | None = None
     """Lower end of the interval of the speedup."""
     high: float | None = None
