@@ -291,7 +291,7 @@ def _fresh_answers() -> Iterator[None]:
 
 def _doctor_in_a_child(code: str, **variables: str) -> list[Check]:
     """Run the real checks in a process whose whole environment is given."""
-    program = f"{code}\nimport sys, msgspec\nfrom fuselab.doctor import checks\n" + (
+    program = f"{code}\nimport sys, msgspec\nfrom fuselab.checks import checks\n" + (
         "sys.stdout.write(msgspec.json.encode(checks()).decode())\n"
         "sys.exit(any(m in sys.modules for m in ('torch', 'triton')))"
     )
