@@ -124,6 +124,33 @@ def test_a_closed_pipe_ends_quietly(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (None, 0), (False, 1)])
+def test_calibrate_prints_every_bar_and_exits_1_if_one_fails(passed, code, monkeypatch, capfd):
+    from fuselab.measure import calibrate as room
+
+    bar = room.Bar("A/A pairs called different, raw", "2.9 to 7.1%", 0.06, passed, "6 of 100")
+    asked = []
+
+    def stand_in(device_type, pairs, **settings):
+        asked.append((device_type, pairs, settings["repeats"]))
+        return room.Calibration(device_type, [bar], 1.5)
+
+    monkeypatch.setattr(room, "calibrate", stand_in)
+    assert main(["calibrate", "--device", "cpu", "--pairs", "8", "--repeats", "0", "--json"]) == code
+    document = json.loads(capfd.readouterr().out)
+    assert document["passed"] is (passed is not False)
+    assert document["bars"] == [
+        {"name": bar.name, "target": bar.target, "value": 0.06, "passed": passed, "detail": "6 of 100"}
+    ]
+    assert document["environment"]["device_type"] == "cpu"
+    assert main(["calibrate", "--device", "cpu"]) == code
+    shown = " ".join(capfd.readouterr().out.split())
+    assert {True: "holds", None: "not measured", False: "fails"}[passed] in shown
+    assert "2.9 to 7.1%" in shown
+    assert asked == [("cpu", 8, 0), ("cpu", 100, 5)]
+
+
+@pytest.mark.slow
 def test_run_as_json_holds_eager_and_compile_both_directions(tmp_path):
     done = fuselab(
         "run", "rms_norm", "--shape", "64x256", "--dtype", "f32", "--device", "cpu", "--json", "--budget", "0.5",

@@ -24,6 +24,8 @@ from fuselab.worker.supervise import Crew
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fuselab.measure.calibrate import Calibration
+
 __all__ = ["carry_out_selection", "doctor", "kernel_text", "load_run", "resume_runs", "run"]
 
 
@@ -123,6 +125,27 @@ def load_run(name: str | Path, out: str | Path = "runs") -> Outcome:
         StoreError: it cannot be read or trusted.
     """
     return load_outcome(store.open_run(str(name), Path(out)))
+
+
+def calibrated(
+    device: str, pairs: int, *, seed: int, repeats: int, console: Console
+) -> tuple[Environment, Calibration]:
+    """Measure the engine's bars in this process; what the machine is, and what was found.
+
+    Raises:
+        SetupError: a GPU was asked for and there is none.
+    """
+    with Crew() as crew:
+        environment = _environment(crew, device, console)
+    from fuselab.measure.calibrate import calibrate
+
+    with console.status("calibrating") as status:
+
+        def progress(what: str, done: int, planned: int) -> None:
+            status.update(f"{what}: {done} of {planned}")
+
+        found = calibrate(environment.device_type, pairs, seed=seed, repeats=repeats, progress=progress)
+    return environment, found
 
 
 def carry_out_selection(
