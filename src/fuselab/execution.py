@@ -17,7 +17,7 @@ from fuselab.experiment import VariantKind
 from fuselab.plan import Plan
 from fuselab.records import CellKey, Direction, Environment, Kernel, Measurement, Status, Workload
 from fuselab.store import Run, scrub
-from fuselab.worker.check import variables
+from fuselab.worker.check import needs_interpreter, variables
 from fuselab.worker.messages import (
     Answer,
     CheckRequest,
@@ -189,7 +189,7 @@ class Execution:
         """Cells that end with the check: everything but what passed and can be timed."""
         cells = []
         for direction in self.plan.directions:
-            if self._timeable(check, direction):
+            if self._timeable(name, check, direction):
                 continue
             verdict = check.correctness.get(direction)
             status, reason = check.status, check.reason
@@ -200,22 +200,24 @@ class Execution:
                     status, reason = Status.WRONG, verdict.reason
                 else:  # the interpreter's cells, and the right half of a variant whose other half is wrong
                     status = Status.CHECKED
-            labels = ["interpreter"] if check.status is Status.CHECKED else []
+            labels = ["interpreter"] if self._interpreted(name) else []
             cell = self._cell(workload, name, direction, status, reason)
             cells.append(msgspec.structs.replace(cell, correctness=verdict, warnings=check.warnings, labels=labels))
         return cells
 
-    def _timeable(self, check: CheckResult, direction: Direction) -> bool:
+    def _timeable(self, name: str, check: CheckResult, direction: Direction) -> bool:
         verdict = check.correctness.get(direction)
-        interpreted = check.status is Status.CHECKED
-        return verdict is not None and verdict.correct and not interpreted
+        return verdict is not None and verdict.correct and not self._interpreted(name)
+
+    def _interpreted(self, name: str) -> bool:
+        return needs_interpreter(self.plan.experiment.variant(name).kind, self.plan.device_type)
 
     def _time(self, workload: Workload, checks: Mapping[str, CheckResult]) -> None:
         """Time the groups of a workload; a variant whose timing kills the process is left out, the rest timed again."""
         finished = self.run.finished_cells()
         groups = {}
         for direction in self.plan.directions:
-            names = [name for name, check in checks.items() if self._timeable(check, direction)]
+            names = [name for name, check in checks.items() if self._timeable(name, check, direction)]
             if any(self._key(workload, name, direction) not in finished for name in names):
                 groups[direction] = names
         while groups:
