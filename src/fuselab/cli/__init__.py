@@ -1,0 +1,74 @@
+"""The command line: parses, calls, prints. Data goes to stdout, words to stderr.
+
+One file a group of commands; importing it hangs its commands on the application.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fuselab.cli import calibrate, doctor, run, show  # noqa: F401 - each hangs its commands on the application
+from fuselab.cli.app import app, escaped, words
+from fuselab.errors import FuselabError
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM, as shells have it."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors of ours are printed without a traceback."""
+    command: Any = typer.main.get_command(app)
+    debug = "--debug" in (arguments if arguments is not None else sys.argv[1:]) or bool(os.environ.get("FUSELAB_DEBUG"))
+    before = signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        from fuselab.settings import defaults_from_project
+
+        defaults = defaults_from_project(Path.cwd(), _options(command))
+        result = command.main(args=arguments, prog_name="fuselab", standalone_mode=False, default_map=defaults)
+        sys.stdout.flush()
+        if result == INTERRUPTED:  # typer turns KeyboardInterrupt into this exit code
+            raise KeyboardInterrupt
+        return result if isinstance(result, int) else 0
+    except FuselabError as error:
+        if debug:
+            raise
+        words.print(f"[bold red]error[/]: {escaped(error.message)}", highlight=False)
+        if error.hint:
+            words.print(f"  [bold]hint[/]: {escaped(error.hint)}", highlight=False)
+        return error.exit_code
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        words.print("interrupted; what was measured is kept: fuselab list-runs", highlight=False)
+        return INTERRUPTED
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        words.print(f"[bold red]error[/]: {escaped(error.format_message())}", highlight=False)
+        words.print(f"  [bold]hint[/]: {getattr(context, 'command_path', 'fuselab')} --help", highlight=False)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader is gone (`| head`): nothing more can be said, and Python must not try again while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _as_interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _options(command: Any) -> dict[str, frozenset[str]]:
+    """Option names by command."""
+    return {
+        name: frozenset(p.name for p in sub.params if p.param_type_name == "option" and p.name)
+        for name, sub in command.commands.items()
+    }

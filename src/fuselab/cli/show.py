@@ -1,0 +1,57 @@
+"""``fuselab list-runs`` and ``fuselab show``: what earlier runs hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fuselab.cli.app import Json, Out, app, print_json
+
+
+@app.command("list-runs")
+def list_runs(out: Out = Path("runs"), as_json: Json = False) -> None:
+    """List the runs in a directory; what cannot be read is named with the reason."""
+    from fuselab import store
+    from fuselab.report.runs import runs_table
+
+    summaries, rejected = store.list_runs(out)
+    if as_json:
+        print_json({"runs": summaries, "rejected": rejected})
+    else:
+        Console().print(runs_table(summaries, rejected))
+
+
+@app.command()
+def show(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's path or id, the start of it, or 'latest'.")],
+    kernel: Annotated[str | None, typer.Option("--kernel", help="Show one kernel: its name or id.")] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="With --kernel: another stage than the source, such as ptx.")
+    ] = None,
+    out: Out = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show a run: what was measured, the kernels that were generated, every stage that was saved."""
+    from fuselab import runner, store
+    from fuselab.report.document import run_document
+    from fuselab.report.runs import run_view
+
+    run = store.open_run(run_name, out)
+    outcome = runner.load_outcome(run)
+    console = Console()
+    if kernel is not None:
+        from fuselab.api import kernel_text
+        from fuselab.report.runs import kernel_view
+
+        found, text = kernel_text(run, kernel, stage)
+        if as_json:
+            print_json({"kernel": found, "text": text})
+        else:
+            console.print(kernel_view(found, text), soft_wrap=True)
+    elif as_json:
+        print_json(run_document([outcome]))
+    else:
+        console.print(run_view(outcome.metadata, outcome.environment, outcome.measurements))
