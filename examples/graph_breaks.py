@@ -3,8 +3,8 @@
     fuselab diagnose examples/graph_breaks.py:normalised_step
     fuselab diagnose examples/graph_breaks.py:normalised_step --prove
 
-The compiler makes four graphs of it instead of one: a print, a value taken out of a tensor to decide a branch, and a log
-line. Results stay right; every break ends fusion and costs a way back through Python.
+The compiler makes four graphs of it instead of one: a print, a value taken out of a tensor to decide a branch, and a
+log line. Results stay right; every break ends fusion and costs a way back through Python.
 """
 
 # ruff: noqa: T201 - the print is the example
