@@ -35,6 +35,8 @@ def own(tmp_path):
         (["rms_norm"], {"arguments": ["x=f32[2]"]}, UsageError, "--arg describes the arguments of your own function"),
         (["rms_norm"], {"options": ["casting"]}, UsageError, "is not NAME=VALUE"),
         (["rms_norm"], {"options": ["castin=llama"]}, UnknownNameError, "did you mean 'casting'"),
+        (["rms_norm"], {"caches": "hot"}, UsageError, "--caches cold or warm"),
+        (["rms_norm"], {"margin": 1.5}, UsageError, "--margin 0.01 is 1%"),
         (["rms_norm"], {"options": ["casting=lama"]}, UsageError, "'llama'"),
     ],
 )

@@ -40,6 +40,8 @@ def run(
     baseline: str = BASELINE,
     device: str = "auto",
     preset: str = "quick",
+    margin: float = 0.01,
+    caches: str = "cold",
     out: str | Path = "runs",
     seed: int = 0,
     budget_s: float | None = None,
@@ -53,6 +55,8 @@ def run(
             process; nothing means all registered experiments.
         args: descriptions of your function's arguments, ``"x=bf16[4096,1024]:requires_grad"``.
         shapes, dtypes, options, variants, direction, baseline, device, preset, seed: as on the command line.
+        margin: relative difference below which two variants count as equally fast.
+        caches: ``cold`` rotates buffers beyond twice the last-level cache, ``warm`` uses the same ones again.
         out: directory that holds the runs.
         budget_s: seconds of timing for each variant and cell.
         deadline_s: seconds after which a variant's check is given up.
@@ -97,6 +101,8 @@ def run(
         baseline=baseline,
         preset=preset,
         seed=seed,
+        margin=margin,
+        caches=caches,
     )
     settings = Settings(budget_s=budget_s, deadline_s=deadline_s)
     return carry_out_selection(

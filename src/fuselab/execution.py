@@ -48,8 +48,6 @@ class Settings:
     """Seconds after which a check is given up."""
     jobs: int | None = None
     """Checks at a time; None: by the cores of this machine."""
-    margin: float = 0.01
-    """Relative difference below which two variants count as equivalent."""
 
     def budget(self, device_type: str) -> float:
         """Seconds for one variant of one group."""
@@ -263,7 +261,8 @@ class Execution:
                 caches=caches,
                 seeds={d: _group_seed(self.plan, workload, d) for d in groups},
                 budget_s=self.settings.budget(self.plan.device_type),
-                margin=self.settings.margin,
+                margin=self.plan.margin,
+                cold=self.plan.cold,
             ),
             deadline_s=self.settings.timing_deadline(self.plan.device_type, sum(map(len, groups.values()))),
             # The settings are the same for all; the directories are those of each variant while it warms up.

@@ -17,6 +17,7 @@ from fuselab.worker.messages import ExperimentReference
 
 __all__ = ["Plan", "Selection", "parse_directions", "parse_options", "plan_of_run", "select"]
 
+CACHES = ("cold", "warm")
 FLOAT_DTYPES = ("bf16", "f16", "f32", "f64")
 
 
@@ -33,6 +34,10 @@ class Plan:
     device_type: str
     seed: int
     preset: str | None = None
+    margin: float = 0.01
+    """Relative difference below which two variants count as equally fast."""
+    cold: bool = True
+    """Whether buffers rotate beyond twice the last-level cache."""
 
     @property
     def cells(self) -> int:
@@ -53,6 +58,8 @@ class Selection:
     baseline: str = BASELINE
     preset: str = "quick"
     seed: int = 0
+    margin: float = 0.01
+    cold: bool = True
 
     def plans(self, device_type: str) -> list[Plan]:
         """One plan an experiment, for this device type."""
@@ -73,6 +80,8 @@ class Selection:
             device_type=device_type,
             seed=self.seed,
             preset=self.preset if from_preset and experiment.target is None else None,
+            margin=self.margin,
+            cold=self.cold,
         )
 
     def _workloads(self, experiment: Experiment, device_type: str) -> tuple[Workload, ...]:
@@ -98,6 +107,8 @@ def select(
     baseline: str = BASELINE,
     preset: str = "quick",
     seed: int = 0,
+    margin: float = 0.01,
+    caches: str = "cold",
 ) -> Selection:
     """Read and validate everything that was asked for; no names means all registered experiments.
 
@@ -110,6 +121,10 @@ def select(
 
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
+    if caches not in CACHES:
+        raise UsageError(f"caches are to be {caches!r}, which they cannot be", hint=f"--caches {' or '.join(CACHES)}")
+    if not 0.0 < margin < 1.0:
+        raise UsageError(f"a margin lies between 0 and 1, got {margin:g}", hint="--margin 0.01 is 1%")
     experiments = [_experiment(name, registry, arguments, seed) for name in (names or list(registry))]
     own_code = [e.name for e, _ in experiments if e.target is not None]
     if arguments and not own_code:
@@ -142,6 +157,8 @@ def select(
         baseline=baseline,
         preset=preset,
         seed=seed,
+        margin=margin,
+        cold=caches == "cold",
     )
     selection.plans("cpu")  # shapes and options are judged by each experiment, before the machine is looked at
     return selection
@@ -173,6 +190,8 @@ def plan_of_run(metadata: RunMetadata, registry: Mapping[str, Experiment]) -> Pl
         device_type=metadata.device_type,
         seed=metadata.seed,
         preset=metadata.preset,
+        margin=metadata.margin,
+        cold=metadata.cold,
     )
 
 

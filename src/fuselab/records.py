@@ -346,6 +346,23 @@ class Ceiling(Record, frozen=True, kw_only=True):
     """Which streaming kernel: for example ``triton stream 2:1`` or ``torch.add into out, 2 threads``."""
 
 
+class Parts(Record, frozen=True, kw_only=True):
+    """Forward, backward and both of one training step, timed in the same rounds: whether the parts add up."""
+
+    forward: list[Sample]
+    """Forwards alone."""
+    backward: list[Sample]
+    """Backwards alone."""
+    both: list[Sample]
+    """Each backward right after its forward, as a training step has them."""
+    gap: float
+    """Both over the sum of the parts, minus one: the trimmed mean of the rounds."""
+    low: float
+    """Lower end of the gap's 95% interval."""
+    high: float
+    """Upper end of the gap's 95% interval."""
+
+
 class Measurement(Record, frozen=True, kw_only=True):
     """Everything known of one cell: status, correctness, every sample, and what is derived from them."""
 
@@ -383,6 +400,10 @@ class Measurement(Record, frozen=True, kw_only=True):
     """Speedup against the baseline."""
     self_comparison: Comparison | None = None
     """The baseline against a second copy of itself, timed in the same rounds; only the baseline's cell has it."""
+    control_comparison: Comparison | None = None
+    """Plain streaming against the same with exactly 2% more, in the same rounds; only the baseline's cell has it."""
+    parts: Parts | None = None
+    """Forward, backward and both, in the cell of the backward."""
     traffic: Traffic | None = None
     """The fewest bytes and operations."""
     ceiling: Ceiling | None = None
@@ -584,6 +605,10 @@ class RunMetadata(Record, frozen=True, kw_only=True):
     """The directions to be carried out."""
     baseline: str = "eager"
     """The variant that speedups are quoted against."""
+    margin: float = 0.01
+    """Relative difference below which two variants count as equally fast."""
+    cold: bool = True
+    """Whether buffers were to rotate beyond twice the last-level cache; False: caches were to be warm."""
     kernels: list[Kernel] = []
     """Every kernel captured so far."""
     artifacts: list[Artifact] = []

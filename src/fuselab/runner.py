@@ -168,6 +168,8 @@ def _metadata(plan: Plan, environment: Environment, command: Sequence[str]) -> R
         variants=list(plan.variants),
         directions=list(plan.directions),
         baseline=plan.baseline,
+        margin=plan.margin,
+        cold=plan.cold,
         pid=os.getpid(),
         host=hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12],
     )

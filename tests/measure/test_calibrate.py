@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from fuselab.measure import calibrate as c
+from fuselab.measure.bars import pair_bars, repeatability_bar
 from fuselab.measure.timing import Timing
-from fuselab.records import Clock, Direction, Sample
+from fuselab.records import Clock, Direction, Sample, Verdict
 
 
 def recording(generator, noise, one=0.01, two=0.02, kernel=None):
     """Ten arms of 60 rounds: eight copies, and controls that take ``one`` and ``two`` longer."""
-    names = [f"copy {i}" for i in range(8)] + ["1% more", "2% more"]
+    names = [f"copy {i}" for i in range(8)] + ["1% more 0", "2% more 0"]
     more = [0.0] * 8 + [one, two]
     timings = {
         name: Timing(
@@ -33,7 +34,7 @@ def recording(generator, noise, one=0.01, two=0.02, kernel=None):
 
 
 def bars(recordings, device_type="cuda"):
-    found = c._pair_bars(recordings, device_type) + c._other_bars(recordings, device_type)
+    found = pair_bars(c._pairs(recordings), device_type) + c._other_bars(recordings, device_type)
     return {bar.name: bar for bar in found}
 
 
@@ -98,11 +99,34 @@ def test_controls_have_exactly_one_and_two_per_cent_more_rows(device_type):
     assert made.args[0].shape[0] * 100 == c.cases("cpu")[0].rows * 102
 
 
-@pytest.mark.slow
-def test_short_form_on_this_cpu():
-    passed, reason, comparisons = c.certify("cpu", budget_s=0.3)
-    assert len(comparisons) == 2
-    assert passed is (reason == "")
+def test_what_was_recorded_before_an_interruption_is_judged(monkeypatch):
+    generator = np.random.default_rng(0)
+
+    def record(case, device_type, seed, *, observe):
+        if seed == 3:
+            raise KeyboardInterrupt
+        return recording(generator, 0.004)
+
+    monkeypatch.setattr(c, "_record", record)
+    found = c.calibrate("cpu", pairs=100)
+    assert found.interrupted
+    assert len([pair for pair in found.pairs if pair.percent == 0]) == 3 * 4
+    assert found.bars[0].detail == "of 12 pairs"
+
+
+def test_a_pair_is_recorded_with_what_a_run_would_have_said():
+    found = c._pairs([recording(np.random.default_rng(0), 0.001)])
+    assert [pair.percent for pair in found] == [0, 0, 0, 0, 1, 2]
+    assert found[5].verdict is Verdict.SLOWER
+    assert found[5].rounds < 60
+    assert found[5].speedup == pytest.approx(1 / 1.02, abs=0.002)
+    assert found[0].case == "silu 400x512 float32 forward"
+
+
+def test_speedups_that_wander_between_processes_fail():
+    steady = {f"case {i}": [1.0, 1.004, 1.008] for i in range(9)}
+    assert repeatability_bar({**steady, "one": [1.0, 1.1]}, "cuda", 3).passed
+    assert not repeatability_bar({**steady, "one": [1.0, 1.1], "two": [1.0, 1.03]}, "cuda", 3).passed
 
 
 @pytest.mark.slow
@@ -115,12 +139,3 @@ def test_calibration_runs(monkeypatch):
     assert all(bar.value is not None for bar in found.bars)
     assert seen[0] == ("A/A pairs and controls", 1, 1)
     assert found.seconds > 0
-
-
-@pytest.mark.gpu
-def test_short_form_on_a_gpu():
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU")
-    passed, reason, _ = c.certify("cuda")
-    assert passed, reason

@@ -6,6 +6,7 @@ import gc
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -340,3 +341,68 @@ def test_a_baseline_that_differs_from_itself_withholds_the_group():
     found = evaluation.timings(clocked, None, None, "")
     assert found["eager"].self_comparison.verdict is Verdict.SLOWER
     assert all(t.warnings[0].startswith(verdicts.SELF_CERTIFICATION_FAILED) for t in found.values())
+
+
+@pytest.mark.parametrize(
+    ("more", "failing"),
+    [(1.02, ""), (1.0, "came out equivalent"), (1.06, "came out slower"), (0.97, "came out faster")],
+)
+def test_a_control_that_is_not_found_withholds_the_group(more, failing):
+    from fuselab.measure.evaluation import Evaluation
+    from fuselab.records import Sample
+
+    evaluation = Evaluation(["eager", "x"], "eager", control=("plain", "more"))
+    clocked = {
+        name: {Clock.CUDA_GRAPH: [Sample(round=r, position=0, duration_ns=ns + 0.01 * (r % 3)) for r in range(20)]}
+        for name, ns in (("eager", 100.0), ("x", 50.0), ("plain", 30.0), ("more", 30.0 * more))
+    }
+    evaluation.look(clocked, 1.0, 0.01)
+    found = evaluation.timings(clocked, None, None, "")
+    assert found["eager"].control_comparison.baseline == "plain"
+    assert found["eager"].control_comparison.speedup == pytest.approx(1 / more, abs=1e-3)
+    assert found["x"].control_comparison is None
+    for timing in found.values():
+        withheld = [w for w in timing.warnings if w.startswith(verdicts.SELF_CERTIFICATION_FAILED)]
+        assert bool(withheld) is bool(failing)
+        assert not failing or failing in withheld[0]
+
+
+def test_rounds_go_on_until_the_control_is_settled():
+    from fuselab.measure.evaluation import Evaluation
+    from fuselab.records import Sample
+
+    def evaluation_of(noise):
+        evaluation = Evaluation(["eager", "x"], "eager", control=("plain", "more"))
+        rng = np.random.default_rng(0)
+        clocked = {
+            name: {
+                Clock.CUDA_GRAPH: [
+                    Sample(round=r, position=0, duration_ns=ns * float(np.exp(e * rng.standard_normal())))
+                    for r in range(20)
+                ]
+            }
+            for name, ns, e in (
+                ("eager", 100.0, 1e-3),
+                ("x", 50.0, 1e-3),
+                ("plain", 30.0, noise),
+                ("more", 30.6, noise),
+            )
+        }
+        evaluation.look(clocked, 0.5, 0.01)
+        return evaluation
+
+    assert evaluation_of(1e-3).settled
+    assert not evaluation_of(0.05).settled
+
+
+def test_warm_uses_one_set_and_says_so():
+    found = run([Arm("eager", F.silu, inputs)], cold=False, max_rounds=5, min_rounds=5)
+    assert found["eager"].cold is False
+    assert "warm" in found["eager"].labels
+
+
+def test_without_observation_there_are_samples_alone():
+    found = run([Arm("eager", F.silu, inputs)], observe=False, max_rounds=5, min_rounds=5)["eager"]
+    assert len(found.samples) == 5
+    assert found.peak_memory_bytes is None
+    assert found.kernels_launched is None

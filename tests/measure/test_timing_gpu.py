@@ -174,6 +174,9 @@ def test_a_group(direction):
     assert found["compile"].comparison.verdict is Verdict.FASTER
     assert found["same"].comparison.verdict in (Verdict.EQUIVALENT, Verdict.UNRESOLVED)
     assert found["eager"].self_comparison.verdict in (Verdict.EQUIVALENT, Verdict.UNRESOLVED)
+    assert found["eager"].control_comparison.verdict is Verdict.SLOWER
+    if direction is Direction.BACKWARD:
+        assert all(abs(t.parts.gap) < 0.2 for t in found.values()), [t.parts.gap for t in found.values()]
     for name, timing in found.items():
         assert timing.error is None, name
         assert timing.clock is Clock.CUDA_GRAPH

@@ -39,6 +39,10 @@ def run(
     preset: Annotated[str, typer.Option(envvar="FUSELAB_PRESET", help="smoke, quick or full.")] = "quick",
     out: Out = Path("runs"),
     seed: Annotated[int, typer.Option(envvar="FUSELAB_SEED", help="Seed of inputs and of the order of rounds.")] = 0,
+    margin: Annotated[float, typer.Option(help="Relative difference below which two variants are equivalent.")] = 0.01,
+    caches: Annotated[
+        str, typer.Option(help="cold: buffers rotate beyond twice the last-level cache; warm: the same ones again.")
+    ] = "cold",
     budget: Annotated[
         float | None, typer.Option(help="Seconds of timing for each variant and cell; 1 on a GPU, 2 on a CPU.")
     ] = None,
@@ -82,6 +86,8 @@ def run(
             baseline=baseline,
             preset=preset,
             seed=seed,
+            margin=margin,
+            caches=caches,
         )
         outcomes = carry_out_selection(
             selection, device, out, settings, console=words, command=["fuselab", *sys.argv[1:]]

@@ -1,8 +1,8 @@
 """The engine measured by itself: how often it is wrong about what is known, bar by bar.
 
-Groups hold eight copies of one function, which make four disjoint pairs that are equally fast, and two controls with
-exactly 1% and 2% more rows. All rounds are taken; the looks of a run are then gone through on the recording, so that
-one recording tells both the raw level of the test and the verdicts that a run would have reached.
+Groups hold copies of one function, which make disjoint pairs that are equally fast, and controls with exactly 1% and 2%
+more rows, each against a copy of its own. All rounds are taken; the looks of a run are then gone through on the
+recording, so that one recording tells both the raw level of the test and the verdicts that a run would have reached.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor
 
 from fuselab.experiment import Inputs
+from fuselab.measure.bars import MARGIN, Bar, PairRecord, pair_bars, pair_record, repeatability_bar
 from fuselab.measure.group import Arm, Timing, time_group
-from fuselab.measure.sequential import MIN_ROUNDS, Monitor, plan_looks
-from fuselab.measure.statistics import benjamini_hochberg, median, paired_log_ratios, trimmed_estimate
+from fuselab.measure.statistics import median, paired_log_ratios, trimmed_estimate
 from fuselab.measure.timing import by_round
 from fuselab.measure.verdicts import ABOVE_CEILING
-from fuselab.records import Clock, Comparison, Direction, Sample, Traffic, Verdict, Workload
+from fuselab.records import Clock, Direction, Sample, Traffic, Workload
 
-__all__ = ["Bar", "Calibration", "Case", "calibrate", "cases", "certify"]
+__all__ = ["Bar", "Calibration", "Case", "PairRecord", "calibrate", "cases"]
 
 Progress = Callable[[str, int, int], None]
 
-PAIRS_A_GROUP = 4
-MARGIN = 0.01
-_DIFFERENT = (Verdict.FASTER, Verdict.SLOWER)
+PAIRS_A_GROUP = {"cpu": 4, "cuda": 8}
+"""A GPU's groups are larger, so that 400 pairs with their controls take minutes."""
 _LONG_CASES = 2
 _BLOCK_ROUNDS = 20
 _AGREEMENT_FROM_NS = 10_000
@@ -48,6 +47,9 @@ class Case:
     columns: int
     dtype: str
     direction: Direction
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.rows}x{self.columns} {self.dtype} {self.direction}"
 
     def function(self) -> Callable[[Tensor], Tensor]:
         """What is timed."""
@@ -86,25 +88,18 @@ def cases(device_type: str) -> list[Case]:
     return [Case(n, *size, dtype, direction) for size in sizes for n in _FUNCTIONS for direction in Direction]
 
 
-@dataclass(frozen=True)
-class Bar:
-    """One bar with the value it was measured at."""
-
-    name: str
-    target: str
-    value: float | None
-    passed: bool | None
-    """None where there was nothing to measure it on; ``detail`` says why."""
-    detail: str = ""
-
-
 @dataclass
 class Calibration:
     """Everything that a calibration found."""
 
     device_type: str
     bars: list[Bar] = field(default_factory=list)
+    pairs: list[PairRecord] = field(default_factory=list)
+    speedups: dict[str, list[float]] = field(default_factory=dict)
+    """Of one comparison for each case, by process."""
     seconds: float = 0.0
+    interrupted: bool = False
+    """Whether it was stopped early: the bars are those of what had been recorded."""
 
     @property
     def passed(self) -> bool:
@@ -116,7 +111,8 @@ class Calibration:
 class _Recording:
     case: Case
     timings: dict[str, Timing]
-    seconds: float
+    seconds: float | None
+    """Time for each variant and cell, where everything was observed that a run observes."""
 
     def ratios(self, baseline: str, variant: str) -> list[float]:
         """Log-ratios by round."""
@@ -131,7 +127,7 @@ def calibrate(
 
     Args:
         device_type: ``cpu`` or ``cuda``.
-        pairs: A/A pairs, rounded up to whole groups of four.
+        pairs: A/A pairs, rounded up to whole groups: four on a CPU, eight on a GPU.
         seed: of the orders.
         repeats: fresh processes that repeat one comparison; 0 leaves that bar out.
         progress: called with what is being done, how far it is, and out of how much.
@@ -139,43 +135,44 @@ def calibrate(
     started = time.perf_counter()
     calibration = Calibration(device_type)
     known = cases(device_type)
-    groups = math.ceil(pairs / PAIRS_A_GROUP)
-    recordings = []
-    for number in range(groups):
-        recordings.append(_record(known[number % len(known)], device_type, seed + number))
-        if progress is not None:
-            progress("A/A pairs and controls", number + 1, groups)
-    calibration.bars += _pair_bars(recordings, device_type)
-    calibration.bars += _other_bars(recordings, device_type)
-    calibration.bars.append(_coverage_bar(known, device_type, seed, progress))
-    if repeats:
-        calibration.bars.append(_repeatability_bar(known, device_type, seed, repeats, progress))
+    recordings: list[_Recording] = []
+    try:
+        _record_pairs(recordings, known, device_type, pairs, seed, progress)
+        _judge_pairs(calibration, recordings)
+        recordings.clear()
+        calibration.bars.append(_coverage_bar(known, device_type, seed, progress))
+        if repeats:
+            _repeat(calibration.speedups, known, device_type, seed, repeats, progress)
+            calibration.bars.append(repeatability_bar(calibration.speedups, device_type, repeats))
+    except KeyboardInterrupt:
+        calibration.interrupted = True
+        if len(recordings) > 1:
+            _judge_pairs(calibration, recordings)
     calibration.seconds = time.perf_counter() - started
     return calibration
 
 
-def certify(device_type: str, *, seed: int = 0, budget_s: float = 0.5) -> tuple[bool, str, list[Comparison]]:
-    """The short form that a run carries: one A/A pair and one control with 2% more rows.
+def _judge_pairs(calibration: Calibration, recordings: Sequence[_Recording]) -> None:
+    calibration.pairs = _pairs(recordings)
+    calibration.bars += pair_bars(calibration.pairs, calibration.device_type)
+    calibration.bars += _other_bars(recordings, calibration.device_type)
 
-    Returns:
-        Whether both came out as they must, why not in words, and the two comparisons. On a GPU the control has to be
-        found; on a CPU it must not be called equivalent. The pair must not be called different.
-    """
-    case = cases(device_type)[-2]
-    function = case.function()
-    arms = [_arm("a", function, case, device_type, 0), _arm("same", function, case, device_type, 0)]
-    arms.append(_arm("2% more", function, case, device_type, 2))
-    found = _time(arms, case, device_type, seed, budget_s, stop_early=True, max_rounds=100)
-    same, more = found["same"].comparison, found["2% more"].comparison
-    if same is None or more is None:
-        errors = [f"{name}: {timing.error}" for name, timing in found.items() if timing.error is not None]
-        return False, f"self-certification could not be timed: {'; '.join(errors)}", []
-    if same.verdict in _DIFFERENT and (same.p_value or 0.0) < 0.01:
-        return False, f"two copies of {case.name} came out {same.verdict} ({same.speedup:.4f})", [same, more]
-    accepted = (Verdict.SLOWER,) if device_type == "cuda" else (Verdict.SLOWER, Verdict.UNRESOLVED)
-    if more.verdict not in accepted:
-        return False, f"2% more rows of {case.name} came out {more.verdict} ({more.speedup:.4f})", [same, more]
-    return True, "", [same, more]
+
+def _record_pairs(
+    into: list[_Recording],
+    known: Sequence[Case],
+    device_type: str,
+    pairs: int,
+    seed: int,
+    progress: Progress | None,
+) -> None:
+    groups = math.ceil(pairs / PAIRS_A_GROUP[device_type])
+    for number in range(groups):
+        # Each case once with all that a run observes; the pairs need the samples alone.
+        observe = number < len(known)
+        into.append(_record(known[number % len(known)], device_type, seed + number, observe=observe))
+        if progress is not None:
+            progress("A/A pairs and controls", number + 1, groups)
 
 
 def _arm(name: str, function: Callable[[Tensor], Tensor], case: Case, device_type: str, percent: int) -> Arm:
@@ -189,7 +186,15 @@ def _factory(case: Case, device_type: str, percent: int) -> Callable[[int], Inpu
 
 
 def _time(
-    arms: Sequence[Arm], case: Case, device_type: str, seed: int, budget_s: float, *, stop_early: bool, max_rounds: int
+    arms: Sequence[Arm],
+    case: Case,
+    device_type: str,
+    seed: int,
+    budget_s: float,
+    *,
+    stop_early: bool,
+    max_rounds: int,
+    observe: bool = True,
 ) -> dict[str, Timing]:
     workload = Workload(shape=(case.rows, case.columns), seed=seed)
     return time_group(
@@ -204,79 +209,45 @@ def _time(
         max_rounds=max_rounds,
         margin=MARGIN,
         stop_early=stop_early,
+        observe=observe,
     )
 
 
-def _record(case: Case, device_type: str, seed: int) -> _Recording:
+def _record(case: Case, device_type: str, seed: int, *, observe: bool) -> _Recording:
     function = case.function()
-    arms = [_arm(f"copy {i}", function, case, device_type, 0) for i in range(2 * PAIRS_A_GROUP)]
-    arms += [_arm(f"{percent}% more", function, case, device_type, percent) for percent in (1, 2)]
+    pairs = PAIRS_A_GROUP[device_type]
+    arms = [_arm(f"copy {i}", function, case, device_type, 0) for i in range(2 * pairs)]
+    for i in range(pairs // PAIRS_A_GROUP["cpu"]):
+        arms += [_arm(f"{percent}% more {i}", function, case, device_type, percent) for percent in (1, 2)]
     started = time.perf_counter()
     budget_s, rounds = (0.3, 60) if device_type == "cuda" else (1.0, 60)
-    timings = _time(arms, case, device_type, seed, budget_s, stop_early=False, max_rounds=rounds)
+    timings = _time(arms, case, device_type, seed, budget_s, stop_early=False, max_rounds=rounds, observe=observe)
     for timing in timings.values():
         if timing.error is not None:
             raise timing.error
-    return _Recording(case, timings, (time.perf_counter() - started) / len(arms))
+    seconds = (time.perf_counter() - started) / len(arms)
+    return _Recording(case, timings, seconds if observe else None)
 
 
-def _verdict(ratios: Sequence[float]) -> tuple[Verdict, float]:
-    """What a run would have said, stopping where it would have stopped, and its p-value."""
-    looks = plan_looks(min(MIN_ROUNDS, len(ratios)), len(ratios))
-    monitor = Monitor(margin=MARGIN)
-    for rounds, share in zip(looks.rounds, looks.shares, strict=True):
-        monitor.look(ratios[:rounds], share)
-        if monitor.settled:
-            break
-    comparison = monitor.comparison("")
-    return comparison.verdict, comparison.p_value or 0.0
-
-
-def _pair_bars(recordings: Sequence[_Recording], device_type: str) -> list[Bar]:
-    series = [
-        (0, recording.ratios(f"copy {2 * i}", f"copy {2 * i + 1}"))
-        for recording in recordings
-        for i in range(PAIRS_A_GROUP)
-    ]
-    series += [(percent, r.ratios("copy 0", f"{percent}% more")) for r in recordings for percent in (1, 2)]
-    raw = [trimmed_estimate(ratios).p_value < 0.05 for percent, ratios in series if percent == 0]
-    judged = [_verdict(ratios) for _, ratios in series]
-    adjusted = benjamini_hochberg([p for _, p in judged])
-    final: dict[int, list[Verdict]] = {0: [], 1: [], 2: []}
-    for (percent, _), (verdict, _), p in zip(series, judged, adjusted, strict=True):
-        final[percent].append(Verdict.UNRESOLVED if verdict in _DIFFERENT and p > 0.05 else verdict)
-
-    def share(percent: int, *verdicts: Verdict) -> float:
-        return sum(v in verdicts for v in final[percent]) / len(final[percent])
-
-    level, false = sum(raw) / len(raw), share(0, *_DIFFERENT)
-    on_gpu = device_type == "cuda"
-    most = 0.005 if on_gpu else 0.02
-    counted = f"of {len(raw)} pairs"
-    # The bar is for 400 pairs and more; on fewer the figure itself is more uncertain than the bar is wide.
-    more = 2 * math.sqrt(0.05 * 0.95) * max(0.0, 1 / math.sqrt(len(raw)) - 1 / math.sqrt(400))
-    within = 0.029 - more <= level <= 0.071 + more
-    bars = [
-        Bar("A/A pairs called different, raw at 95%", "2.9 to 7.1%", level, within, counted),
-        Bar("A/A pairs called different, margin and control", f"at most {most:.1%}", false, false <= most, counted),
-    ]
-    found = {percent: share(percent, Verdict.SLOWER) for percent in (1, 2)}
-    counted = f"of {len(final[2])} controls"
-    if on_gpu:
-        bars += [
-            Bar("2% more rows found slower", "at least 95%", found[2], found[2] >= 0.95, counted),
-            Bar("1% more rows found slower", "at least 80%", found[1], found[1] >= 0.80, counted),
+def _pairs(recordings: Sequence[_Recording]) -> list[PairRecord]:
+    found = []
+    for recording in recordings:
+        names = list(recording.timings)
+        copies = [name for name in names if name.startswith("copy")]
+        series = [(0, recording.ratios(a, b)) for a, b in zip(copies[::2], copies[1::2], strict=True)]
+        controls = [name for name in names if not name.startswith("copy")]
+        series += [
+            (int(name.partition("%")[0]), recording.ratios(copy, name))
+            for copy, name in zip(copies, controls, strict=False)
         ]
-    missed = share(2, Verdict.EQUIVALENT, Verdict.FASTER)
-    undecided = f"{counted}; found {found[2]:.0%}, unresolved {share(2, Verdict.UNRESOLVED):.0%}"
-    bars.append(Bar("2% more rows called equivalent", "at most 5%", missed, missed <= 0.05, undecided))
-    return bars
+        found += [pair_record(str(recording.case), percent, ratios) for percent, ratios in series]
+    return found
 
 
 def _other_bars(recordings: Sequence[_Recording], device_type: str) -> list[Bar]:
     timings = [timing for recording in recordings for timing in recording.timings.values()]
     above = sum(any(w.startswith(ABOVE_CEILING) for w in timing.warnings) for timing in timings)
-    seconds = median([recording.seconds for recording in recordings])
+    seconds = median([recording.seconds for recording in recordings if recording.seconds is not None])
     bars = [Bar("cells above their ceiling + 2%", "0", float(above), above == 0, f"of {len(timings)} cells")]
     if device_type != "cuda":
         return [*bars, Bar("seconds a variant and cell", "no bar on a CPU", seconds, None)]
@@ -328,34 +299,38 @@ def _coverage_bar(known: Sequence[Case], device_type: str, seed: int, progress: 
     )
 
 
-def _speedup(case: Case, device_type: str, seed: int) -> float:
-    """Of the function against itself applied twice, in this process."""
-    function = case.function()
-    arms = [_arm("once", function, case, device_type, 0)]
-    arms.append(_arm("twice", lambda x: function(function(x)), case, device_type, 0))
-    found = _time(arms, case, device_type, seed, 1.0, stop_early=True, max_rounds=200)
-    comparison = found["twice"].comparison
-    if comparison is None or comparison.speedup is None:
-        raise found["twice"].error or RuntimeError(f"{case} could not be timed")
-    return comparison.speedup
+def _speedups(known: Sequence[Case], device_type: str, seed: int) -> list[float]:
+    """Of each function against itself applied twice, in this process."""
+    found = []
+    for case in known:
+        once = case.function()
+
+        def twice(x: Tensor, once: Callable[[Tensor], Tensor] = once) -> Tensor:
+            return once(once(x))
+
+        arms = [_arm("once", once, case, device_type, 0), _arm("twice", twice, case, device_type, 0)]
+        timing = _time(arms, case, device_type, seed, 1.0, stop_early=True, max_rounds=200, observe=False)["twice"]
+        if timing.comparison is None or timing.comparison.speedup is None:
+            raise timing.error or RuntimeError(f"{case} could not be timed")
+        found.append(timing.comparison.speedup)
+    return found
 
 
-def _repeatability_bar(
-    known: Sequence[Case], device_type: str, seed: int, repeats: int, progress: Progress | None
-) -> Bar:
+def _repeat(
+    into: dict[str, list[float]],
+    known: Sequence[Case],
+    device_type: str,
+    seed: int,
+    repeats: int,
+    progress: Progress | None,
+) -> None:
     """Speedups of several cases, each taken in fresh processes."""
-    spreads = []
     chosen = known if device_type == "cuda" else known[:2]
     spawn = multiprocessing.get_context("spawn")
-    for number, case in enumerate(chosen):
-        speedups = []
-        for repeat in range(repeats):
-            with concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
-                speedups.append(pool.submit(_speedup, case, device_type, seed + repeat).result())
-        spreads.append((max(speedups) - min(speedups)) / 2 / median(speedups))
+    for repeat in range(repeats):
+        with concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
+            speedups = pool.submit(_speedups, chosen, device_type, seed + repeat).result()
+        for case, speedup in zip(chosen, speedups, strict=True):
+            into.setdefault(str(case), []).append(speedup)
         if progress is not None:
-            progress("repeatability", number + 1, len(chosen))
-    within = sum(spread <= 0.01 for spread in spreads) / len(spreads)
-    detail = f"of {len(spreads)} cells in {repeats} processes; median half-range {median(spreads):.1%}"
-    name, target = "speedup repeated within 1%", "in 90% of cells"
-    return Bar(name, target, within, within >= 0.9 if device_type == "cuda" else None, detail)
+            progress("repeatability in fresh processes", repeat + 1, repeats)

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from fuselab.experiment import Inputs
 from fuselab.records import Traffic
 
-__all__ = ["Streaming", "cpu_streaming", "cuda_streaming"]
+__all__ = ["Streaming", "cpu_streaming", "cuda_streaming", "with_more"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Streaming:
     """Bytes that one call reads and writes."""
     method: str
     """How, in words."""
+    configuration: tuple[int, int] | None = None
+    """Elements a program and warps of the kernel, on a GPU."""
 
 
 def _shape_of(traffic: Traffic) -> tuple[int, int, int]:
@@ -87,27 +90,58 @@ def cpu_streaming(traffic: Traffic, threads: int) -> Streaming:
     )
 
 
-def cuda_streaming(traffic: Traffic) -> Streaming:
-    """Streaming by a Triton kernel, in the fastest of a few launch configurations at this size."""
+def cuda_streaming(traffic: Traffic, configuration: tuple[int, int] | None = None) -> Streaming:
+    """Streaming by a Triton kernel, in ``configuration`` or else in the fastest of a few at this size."""
+    from fuselab.measure.streaming import buffers, stream
+
+    reads, writes, elements = _shape_of(traffic)
+    block, warps = configuration or _fastest(reads, writes, elements)
+
+    def call(*streams: Tensor) -> Any:
+        sources, sinks = streams[: max(reads, 1)], streams[max(reads, 1) :]
+        return stream(sources, sinks, elements, reads, writes, block, warps)
+
+    def factory(_index: int) -> Inputs:
+        sources, sinks = buffers(elements, reads, writes)
+        return Inputs((*sources, *sinks))
+
+    return Streaming(
+        call,
+        factory,
+        bytes_moved=(reads + writes) * elements * 4,
+        method=f"triton stream {reads}:{writes}, {block} elements a program",
+        configuration=(block, warps),
+    )
+
+
+def _fastest(reads: int, writes: int, elements: int) -> tuple[int, int]:
     from fuselab.measure.cuda_timer import measured_by_events
     from fuselab.measure.streaming import CONFIGURATIONS, buffers, stream
 
-    reads, writes, elements = _shape_of(traffic)
     sets = [buffers(elements, reads, writes) for _ in range(2)]
     current = torch.cuda.current_stream()
 
-    def time_of(block: int, warps: int, policy: str) -> float:
+    def time_of(block: int, warps: int) -> float:
         def calls() -> None:
             for i in range(8):
-                stream(*sets[i % 2], elements, reads, writes, block, warps, policy)
+                stream(*sets[i % 2], elements, reads, writes, block, warps)
 
         calls()  # compiles
         return min(measured_by_events(current, calls, wait_us=1000) for _ in range(3))
 
-    block, warps, policy = min(CONFIGURATIONS, key=lambda configuration: time_of(*configuration))
-    return Streaming(
-        lambda source, sink: stream(source, sink, elements, reads, writes, block, warps, policy),
-        lambda _index: Inputs(buffers(elements, reads, writes)),
-        bytes_moved=(reads + writes) * elements * 4,
-        method=f"triton stream {reads}:{writes}, {block} elements a program{f', {policy}' if policy else ''}",
-    )
+    return min(CONFIGURATIONS, key=lambda configuration: time_of(*configuration))
+
+
+def with_more(traffic: Traffic, *, percent: int, at_least: int) -> tuple[Traffic, Traffic]:
+    """The mix of ``traffic`` at ``at_least`` bytes or more, and the same with ``percent`` more: a known difference.
+
+    Example:
+        >>> same, more = with_more(Traffic(bytes_read=800, bytes_written=400, reads=2), percent=2, at_least=120_000)
+        >>> same.bytes_moved, more.bytes_moved
+        (120000, 122400)
+    """
+    scale = max(1.0, at_least / max(traffic.bytes_moved, 1))
+    read, written = (round(size * scale) for size in (traffic.bytes_read, traffic.bytes_written))
+    same = msgspec.structs.replace(traffic, bytes_read=read, bytes_written=written)
+    read, written = (size + size * percent // 100 for size in (read, written))
+    return same, msgspec.structs.replace(traffic, bytes_read=read, bytes_written=written)

@@ -29,7 +29,7 @@ from fuselab.measure.calls import named_outputs
 from fuselab.measure.cell import Pending, Work
 from fuselab.records import Clock, Direction
 
-__all__ = ["SAMPLE_NS", "CaptureError", "EventsCell", "GraphCell", "measured_by_events"]
+__all__ = ["SAMPLE_NS", "CaptureError", "Captured", "EventsCell", "GraphCell", "measured_by_events"]
 
 SAMPLE_NS = 1_000_000
 """Length of a sample: 1 ms, two thousand times the resolution of an event."""
@@ -93,7 +93,7 @@ def measured_by_events(stream: torch.cuda.Stream, work: Callable[[], object], wa
 
 
 @dataclass(frozen=True)
-class _Captured:
+class Captured:
     """Graphs that are ready to be replayed."""
 
     timed: torch.cuda.CUDAGraph
@@ -121,7 +121,8 @@ class GraphCell:
         laps = max(1, math.ceil(sample_ns / max(call_ns, 1.0) / len(work.rotation)))
         self.calls = len(work.rotation) * min(laps, max(1, _MAX_CALLS // len(work.rotation)))
         started = time.perf_counter()
-        self._captured: _Captured | None = self._capture()
+        self.captured: Captured | None = self._capture()
+        """The graphs that are replayed; None after ``close``."""
         self.capture_s = time.perf_counter() - started
         self.replays = 1
         self._replay()  # the first replay uploads the graph
@@ -134,7 +135,7 @@ class GraphCell:
         return self._replay() / calls, calls
 
     def _replay(self) -> float:
-        captured, replays = self._captured, self.replays
+        captured, replays = self.captured, self.replays
         if captured is None:
             raise RuntimeError("this cell was closed")
         if captured.forwards is None:
@@ -178,7 +179,7 @@ class GraphCell:
             durations.append(measured_by_events(self.stream, timed, wait_us=200))
         return min(durations)
 
-    def _capture(self) -> _Captured:
+    def _capture(self) -> Captured:
         sets = self.work.rotation.sets
         numbers = [i % len(sets) for i in range(self.calls)]
         if self.work.direction is Direction.BACKWARD:
@@ -202,7 +203,7 @@ class GraphCell:
             lines = str(first).strip().splitlines()
             raise CaptureError(lines[0] if lines else type(first).__name__) from error
 
-    def _capture_forward(self, numbers: Sequence[int]) -> _Captured:
+    def _capture_forward(self, numbers: Sequence[int]) -> Captured:
         graph = torch.cuda.CUDAGraph()
         # A ring: as many outputs as there are sets are alive at once, and each lap writes over those of the last.
         kept: list[Any] = [None] * len(self.work.rotation)
@@ -210,9 +211,9 @@ class GraphCell:
             for number in numbers:
                 kept[number] = None
                 kept[number] = self.work.call(self.work.rotation.sets[number])
-        return _Captured(graph, None, [t.detach() for _, t in named_outputs(kept[0])])
+        return Captured(graph, None, [t.detach() for _, t in named_outputs(kept[0])])
 
-    def _capture_backward(self, numbers: Sequence[int]) -> _Captured:
+    def _capture_backward(self, numbers: Sequence[int]) -> Captured:
         sets, pool = self.work.rotation.sets, torch.cuda.graph_pool_handle()
         forwards, graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(forwards, pool=pool, stream=self.stream):
@@ -222,17 +223,30 @@ class GraphCell:
             for number, waiting in zip(numbers, pending, strict=True):
                 found[number] = None
                 found[number] = waiting.differentiate()
-        return _Captured(graph, forwards, [g for g in found[0] if g is not None])
+        return Captured(graph, forwards, [g for g in found[0] if g is not None])
+
+    def captured_steps(self) -> tuple[torch.cuda.CUDAGraph, list[Any]]:
+        """A graph of as many calls in which each backward follows its forward, and what it writes to."""
+        sets = self.work.rotation.sets
+        graph = torch.cuda.CUDAGraph()
+        found: list[Any] = [None] * len(sets)
+        torch.cuda.synchronize()
+        with torch.enable_grad(), torch.cuda.graph(graph, stream=self.stream):
+            for i in range(self.calls):
+                number = i % len(sets)
+                found[number] = None
+                found[number] = self.work.pending(number, sets[number]).differentiate()
+        return graph, found
 
     def timed_output(self) -> tuple[Inputs, list[Tensor]] | None:
         """Set 0 and the results of the last timed call on it."""
         torch.cuda.synchronize()
-        return None if self._captured is None else (self.work.rotation.sets[0], self._captured.results)
+        return None if self.captured is None else (self.work.rotation.sets[0], self.captured.results)
 
     def renew(self) -> None:
         """Capture again: a pool of its own puts outputs and intermediates elsewhere."""
-        self._captured = None
-        self._captured = self._capture()
+        self.captured = None
+        self.captured = self._capture()
         replays, self.replays = self.replays, 1
         self._replay()
         self.replays = replays
@@ -240,7 +254,7 @@ class GraphCell:
     def close(self) -> None:
         """Let go of the graphs and their memory."""
         torch.cuda.synchronize()
-        self._captured = None
+        self.captured = None
 
 
 class EventsCell:

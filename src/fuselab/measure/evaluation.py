@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from fuselab.measure.ceiling import Streaming
+from fuselab.measure.certificate import certificate_failure
 from fuselab.measure.conditions import is_throttled
 from fuselab.measure.launches import DeviceProfile
 from fuselab.measure.sequential import Monitor
@@ -20,7 +21,7 @@ from fuselab.measure.verdicts import (
     THROTTLING_DECIDES,
     TIMED_OUTPUT_WRONG,
 )
-from fuselab.records import Ceiling, Clock, Comparison, Conditions, Sample, Traffic, Verdict
+from fuselab.records import Ceiling, Clock, Comparison, Conditions, Parts, Sample, Traffic, Verdict
 
 __all__ = ["Clocked", "Evaluation"]
 
@@ -46,6 +47,8 @@ class Evaluation:
     baseline: str
     again: str = ""
     """Name of the baseline's second copy, where there is one."""
+    control: tuple[str, str] = ("", "")
+    """Names of plain streaming and of the same with ``CONTROL_PERCENT`` more, where they are timed along."""
     cpus: int = 0
     """Cores that this process may run on."""
     conditions: list[Conditions] = field(default_factory=list)
@@ -56,6 +59,7 @@ class Evaluation:
     launches: dict[str, int | None] = field(default_factory=dict)
     peaks: dict[str, int] = field(default_factory=dict)
     saved: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, Parts] = field(default_factory=dict)
     order_seed: int = 0
     margin: float = 0.01
     _share: float = 1.0
@@ -71,6 +75,12 @@ class Evaluation:
     def blame_output(self, name: str, wrong: str) -> None:
         """The arm's timed results are wrong: its speedup will be withheld."""
         self.warn(name, f"{TIMED_OUTPUT_WRONG}: {wrong}")
+
+    def add_parts(self, name: str, parts: Parts, wrong: str) -> None:
+        """Forward, backward and both, and how they disagree in words."""
+        self.parts[name] = parts
+        if wrong:
+            self.warn(name, wrong)
 
     def add_clocks(self, name: str, clocks: Mapping[Clock, list[Sample]]) -> None:
         """Samples of other clocks than the one that the rounds were timed with."""
@@ -88,8 +98,9 @@ class Evaluation:
         """Compare every arm with the baseline, spending ``share`` of the error rate."""
         self._share, self.margin = share, margin
         for name in clocked:
-            ratios = self._log_ratios(clocked, name) if name in self.names or name == self.again else []
-            if name != self.baseline and len(ratios) >= _FEWEST:
+            compared = name in self.names or name in (self.again, self.control[1])
+            ratios = self._log_ratios(clocked, name) if compared and name != self.baseline else []
+            if len(ratios) >= _FEWEST:
                 alpha = _ALARM_ALPHA if name == self.again else _ALPHA
                 self._monitors.setdefault(name, Monitor(margin=margin, alpha=alpha)).look(ratios, share)
         own = [s.duration_ns for samples in clocked.get(self.baseline, {}).values() for s in samples]
@@ -99,32 +110,36 @@ class Evaluation:
 
     @property
     def settled(self) -> bool:
-        """Whether every comparison is; a baseline that stands alone, when its median is known within the margin."""
-        compared = [m for name, m in self._monitors.items() if name != self.again and name not in self.errors]
-        return all(m.settled for m in compared) if compared else self._settled_alone
+        """Whether every comparison is, the control's included; a baseline that stands alone, when its median is known
+        within the margin."""
+        known = {n: m.settled for n, m in self._monitors.items() if n != self.again and n not in self.errors}
+        alone = not any(name in self.names for name in known)
+        return all(known.values()) and (self._settled_alone or not alone)
+
+    def _against(self, name: str) -> str:
+        """What ``name`` is compared with."""
+        return self.control[0] if name == self.control[1] else self.baseline
 
     def _clock(self, clocked: Clocked, name: str) -> Clock | None:
-        """The clock to compare ``name`` with the baseline by: the best that both have."""
+        """The clock to compare ``name`` by: the best that both have."""
         own = clocked.get(name, {})
-        shared = [clock for clock in own if clock in clocked.get(self.baseline, own)] or list(own)
+        shared = [clock for clock in own if clock in clocked.get(self._against(name), own)] or list(own)
         order = (Clock.CUDA_GRAPH, Clock.CPU_MONOTONIC, Clock.CUDA_EVENTS)
         return min(shared, key=order.index) if shared else None
 
     def _log_ratios(self, clocked: Clocked, name: str, *, without_throttling: bool = False) -> list[float]:
-        clock = self._clock(clocked, name)
-        if clock is None or clock not in clocked.get(self.baseline, {}):
+        clock, against = self._clock(clocked, name), self._against(name)
+        if clock is None or clock not in clocked.get(against, {}):
             return []
         left_out = {c.round for c in self.conditions if is_throttled(c)} if without_throttling else set()
-        halves = [
-            {r: d for r, d in by_round(clocked[n][clock]).items() if r not in left_out} for n in (self.baseline, name)
-        ]
+        halves = [{r: d for r, d in by_round(clocked[n][clock]).items() if r not in left_out} for n in (against, name)]
         return [float(ratio) for ratio in paired_log_ratios(*halves)]
 
     def timings(
         self, clocked: Clocked, traffic: Traffic | None, streaming: Streaming | None, ceiling_name: str
     ) -> dict[str, Timing]:
         """The timing of every arm."""
-        certificate = self._certificate()
+        certificate, control = self._known(self.again), self._known(self.control[1])
         found = {}
         for name in self.names:
             clocks = dict(clocked.get(name, {}))
@@ -153,15 +168,21 @@ class Evaluation:
                 labels=self._labels(name, samples, others),
                 order_seed=self.order_seed,
                 self_comparison=certificate if name == self.baseline else None,
+                control_comparison=control if name == self.baseline else None,
+                parts=self.parts.get(name),
                 error=self.errors.get(name),
             )
             found[name] = summarised(timing)
-        self._warn_of_conditions(certificate)
+        self._warn_of_conditions()
+        failure = certificate_failure(certificate, control, self.margin)
+        for name in self.names if failure else ():
+            self.warn(name, f"{SELF_CERTIFICATION_FAILED}: {failure}")
         return {name: replace(timing, warnings=self._warnings.get(name, [])) for name, timing in found.items()}
 
-    def _certificate(self) -> Comparison | None:
-        monitor = self._monitors.get(self.again)
-        return None if monitor is None else monitor.comparison(self.baseline)
+    def _known(self, name: str) -> Comparison | None:
+        """The comparison of something whose truth is known."""
+        monitor = self._monitors.get(name)
+        return None if monitor is None else monitor.comparison(self._against(name))
 
     def _comparison(self, clocked: Clocked, name: str, rounds: int) -> Comparison | None:
         if name == self.baseline:
@@ -183,12 +204,6 @@ class Evaluation:
             if verdict is not comparison.verdict:
                 self.warn(name, f"{THROTTLING_DECIDES}: without them it is {verdict}")
         return comparison
-
-    def _fails(self, certificate: Comparison) -> bool:
-        """Whether the baseline differs from itself, and by more than the margin: less is claimed of nobody."""
-        differs = certificate.verdict in (Verdict.FASTER, Verdict.SLOWER)
-        shift = 0.0 if certificate.speedup is None else abs(math.log(certificate.speedup))
-        return differs and shift > math.log1p(self.margin)
 
     def _ceiling(
         self, name: str, samples: list[Sample], traffic: Traffic, streaming: Streaming, plain: list[Sample]
@@ -221,7 +236,7 @@ class Evaluation:
                 labels.append("launch-bound")
         return labels
 
-    def _warn_of_conditions(self, certificate: Comparison | None) -> None:
+    def _warn_of_conditions(self) -> None:
         throttled = [c for c in self.conditions if is_throttled(c)]
         loads = [c.load_average for c in self.conditions if c.load_average is not None]
         # Timing itself makes a load of at most one a core.
@@ -235,9 +250,3 @@ class Evaluation:
                 self.warn(name, f"other processes were at work: load average {busy:.1f} on {self.cpus} cores")
             if foreign:
                 self.warn(name, f"{foreign} other process{'es' if foreign > 1 else ''} on the device")
-            if certificate is not None and self._fails(certificate):
-                self.warn(
-                    name,
-                    f"{SELF_CERTIFICATION_FAILED}: a second copy of {self.baseline} came out {certificate.verdict},"
-                    f" {certificate.speedup:.4f} [{certificate.low:.4f}, {certificate.high:.4f}]",
-                )

@@ -18,29 +18,33 @@ import torch
 from torch import Tensor
 
 from fuselab.errors import UnknownNameError
-from fuselab.experiment import Implementation, Inputs
 from fuselab.measure.calls import differentiable_outputs, forward, gradient_targets, named_outputs
-from fuselab.measure.ceiling import Streaming, cpu_streaming, cuda_streaming
+from fuselab.measure.ceiling import Streaming, cpu_streaming, cuda_streaming, with_more
 from fuselab.measure.cell import Cell, Work
+from fuselab.measure.certificate import CONTROL_BYTES, CONTROL_PERCENT
 from fuselab.measure.conditions import Watch
 from fuselab.measure.cpu_timer import CpuCell, Threads, fixed_threads
 from fuselab.measure.cuda_timer import CaptureError, EventsCell, GraphCell
 from fuselab.measure.evaluation import Evaluation
-from fuselab.measure.memory import growth_bytes, peak_bytes, saved_bytes
-from fuselab.measure.observation import differs, eager_loops, operators, profiled
+from fuselab.measure.observation import differs, eager_loops, observe_arm, on_stream
 from fuselab.measure.rotation import Rotation, cache_bytes, free_bytes, tensor_bytes
 from fuselab.measure.sequential import MIN_ROUNDS, plan_looks
 from fuselab.measure.statistics import draw_order
 from fuselab.measure.timing import Arm, Timing
 from fuselab.records import Clock, Conditions, Direction, Sample, Traffic, Workload
 
-__all__ = ["AGAIN", "CEILING", "Arm", "Timing", "time_group"]
+__all__ = ["AGAIN", "CEILING", "CONTROL", "PLAIN", "Arm", "Timing", "time_group"]
 
 CEILING = "(ceiling)"
 """Name in the rounds of the plain streaming."""
+PLAIN = "(plain streaming)"
+"""Name in the rounds of the plain streaming that the control is compared with, where it is not the ceiling's."""
+CONTROL = "(2% more)"
+"""Name in the rounds of the control: plain streaming of 2% more."""
 AGAIN = "(baseline again)"
 """Name in the rounds of the second copy of the baseline."""
 
+_COPY = Traffic(bytes_read=CONTROL_BYTES // 2, bytes_written=CONTROL_BYTES // 2)
 _EVENTS = " (events)"
 _EAGER_LOOP_ROUNDS = 5
 _MEMORY_SHARE = 0.4
@@ -64,6 +68,8 @@ def time_group(
     progress: Callable[[int, int], None] | None = None,
     margin: float = 0.01,
     stop_early: bool = True,
+    cold: bool = True,
+    observe: bool = True,
 ) -> dict[str, Timing]:
     """Time ``arms`` against ``baseline``.
 
@@ -81,6 +87,8 @@ def time_group(
         progress: called after each round with its number from 1 and the number planned.
         margin: within which two variants count as equally fast.
         stop_early: False takes all rounds that the budget allows, for calibration.
+        cold: rotate buffers beyond twice the last-level cache; False uses the same buffers again and again.
+        observe: also take the other clocks, launches, memory and the parts of a step, once each.
 
     Returns:
         A timing for each arm, by name, in the order given.
@@ -95,11 +103,12 @@ def time_group(
     if baseline not in names:
         raise UnknownNameError("baseline", baseline, names)
     with fixed_threads() as threads, Watch(device_type) as watch:
-        group = _Group(arms, workload, direction, device_type, baseline, traffic, threads)
+        group = _Group(arms, workload, direction, device_type, baseline, traffic, threads, cold=cold)
         try:
             group.prepare()
             group.run_rounds(watch, seed, budget_s, min_rounds, max_rounds, progress, margin, stop_early=stop_early)
-            group.observe(seed)
+            if observe:
+                group.observe(seed)
             group.check_outputs()
             return group.timings(watch)
         finally:
@@ -127,6 +136,8 @@ class _Group:
         baseline: str,
         traffic: Traffic | None,
         threads: Threads,
+        *,
+        cold: bool,
     ) -> None:
         # The baseline is prepared first: the others' clock depends on whether it can be captured.
         self.arms = {arm.name: arm for arm in arms}
@@ -137,13 +148,14 @@ class _Group:
         self.baseline = baseline
         self.traffic = traffic
         self.threads = threads
+        self.cold = cold
         self.stream = torch.cuda.Stream() if device_type == "cuda" else None
         self.works: dict[str, Work] = {}
         self.members: dict[str, _Member] = {}
         self.expected: dict[str, list[Tensor]] = {}
         self.streaming: Streaming | None = None
         self.rotations: dict[int, Rotation] = {}
-        self.evaluation = Evaluation(list(self.arms), baseline, AGAIN, len(threads.cpus))
+        self.evaluation = Evaluation(list(self.arms), baseline, AGAIN, cpus=len(threads.cpus))
 
     def prepare(self) -> None:
         """Warm up every arm and whatever is timed with them."""
@@ -152,10 +164,11 @@ class _Group:
                 arm = self.arms[name]
                 work = Work(arm.implementation, self._rotation(arm), self.direction, self.workload.seed)
                 self.works[name] = work
-                with self._on_stream():
+                with on_stream(self.stream):
                     self.expected[name] = [t.clone() for t in work.once(0)] if arm.deterministic else []
                 self.members[name] = _Member(name, self._cell(name, work))
-        if self.baseline in self.members and self.stream is not None:
+        on_gpu = self.stream is not None and self.baseline in self.members
+        if on_gpu and self.stream is not None:
             self._add_events_cells(self.stream)
             self._add(AGAIN, self.works[self.baseline])
         if self.traffic is not None and self.traffic.bytes_moved > 0 and self.members:
@@ -166,23 +179,42 @@ class _Group:
                 self.evaluation.warn(self.baseline, f"the ceiling was not measured: {error}")
             else:
                 self.streaming = plain
-                self._add(CEILING, self._plain(plain.implementation, plain.inputs_factory, plain.bytes_moved))
+                self._add(CEILING, self._plain(plain))
+        if on_gpu:
+            self._add_control()
 
-    def _plain(self, call: Implementation, factory: Callable[[int], Inputs], each: int) -> Work:
+    def _add_control(self) -> None:
+        """Something with exactly 2% more work, beside the same without."""
+        usual = self.traffic if self.traffic is not None and self.traffic.bytes_moved > 0 else _COPY
+        same, more = with_more(usual, percent=CONTROL_PERCENT, at_least=CONTROL_BYTES)
+        try:
+            if same == self.traffic and self.streaming is not None:
+                plain, against = self.streaming, CEILING
+            else:
+                plain, against = cuda_streaming(same), PLAIN
+                self._add(PLAIN, self._plain(plain))
+            self._add(CONTROL, self._plain(cuda_streaming(more, plain.configuration)))
+        except (ImportError, RuntimeError) as error:
+            self.evaluation.warn(self.baseline, f"the control with 2% more was not timed: {error}")
+        else:
+            self.evaluation.control = (against, CONTROL)
+
+    def _plain(self, plain: Streaming) -> Work:
         rotation = Rotation(
-            factory,
-            touched_bytes=each,
+            plain.inputs_factory,
+            touched_bytes=plain.bytes_moved,
             cache=cache_bytes(self.device_type),
             memory_bytes=int(free_bytes(self.device_type) * _MEMORY_SHARE),
-            bytes_per_set=each,
+            bytes_per_set=plain.bytes_moved,
+            cold=self.cold,
         )
-        return Work(call, rotation, Direction.FORWARD)
+        return Work(plain.implementation, rotation, Direction.FORWARD)
 
     def _rotation(self, arm: Arm) -> Rotation:
         """The sets of the arm's factory, as many as make caches cold and memory allows."""
         key = id(arm.inputs_factory)
         if key not in self.rotations:
-            with self._on_stream():
+            with on_stream(self.stream):
                 inputs = arm.inputs_factory(0)
                 raw = forward(arm.implementation, inputs)
                 outputs = [t.detach() for _, t in named_outputs(raw)]
@@ -201,6 +233,7 @@ class _Group:
                 cache=cache_bytes(self.device_type),
                 memory_bytes=int(free_bytes(self.device_type) * _MEMORY_SHARE),
                 bytes_per_set=allocated * (len(self.arms) + 2),
+                cold=self.cold,
             )
         return self.rotations[key]
 
@@ -229,16 +262,6 @@ class _Group:
         wanted = set(self.members) if self.baseline in plain else {self.baseline}
         for name in wanted - plain:
             self.members[name + _EVENTS] = _Member(name + _EVENTS, EventsCell(self.works[name], stream))
-
-    @contextmanager
-    def _on_stream(self) -> Iterator[None]:
-        if self.stream is None:
-            yield
-            return
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            yield
-        self.stream.synchronize()
 
     @contextmanager
     def _dropping(self, name: str) -> Iterator[None]:
@@ -323,29 +346,15 @@ class _Group:
         return found
 
     def observe(self, seed: int) -> None:
-        """The other clocks, launches and memory of every arm that is still there."""
+        """The other clocks, launches, memory and parts of every arm that is still there."""
         evaluation = self.evaluation
         for name in self.arms:
             member = self.members.get(name)
             if member is None:
                 continue
             work = self.works[name]
-            evaluation.cold[name] = member.cell.cold
             with self._dropping(name):
-                if self.direction is Direction.FORWARD and gradient_targets(work.rotation.sets[0], work.implementation):
-                    with self._on_stream():
-                        evaluation.saved[name] = saved_bytes(work)
-                with self._on_stream():
-                    grown = growth_bytes(work)
-                if grown:
-                    evaluation.warn(name, f"allocates more with each call: {grown} bytes of it are never given back")
-                evaluation.peaks[name] = peak_bytes(work, self.stream)
-                if self.stream is None:
-                    evaluation.launches[name] = operators(work)
-                    continue
-                profile = profiled(work, self.stream)
-                if profile is not None:
-                    evaluation.add_profile(name, profile)
+                observe_arm(evaluation, name, member.cell, work, self.stream, seed)
         if self.stream is not None:
             cells: dict[str, EventsCell] = {}
             for name in [n for n in self.arms if n in self.members]:

@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fuselab.measure.cell import Work
+from fuselab.measure.calls import gradient_targets
+from fuselab.measure.cell import Cell, Work
 from fuselab.measure.cuda_timer import EventsCell
+from fuselab.measure.evaluation import Evaluation
 from fuselab.measure.launches import DeviceProfile, count_operators, is_compiled, profile_device
+from fuselab.measure.memory import growth_bytes, peak_bytes, saved_bytes
+from fuselab.measure.parts import disagreement, time_parts
 from fuselab.measure.statistics import draw_order
 from fuselab.records import Clock, Direction, Sample
 
-__all__ = ["differs", "eager_loops", "operators", "profiled"]
+__all__ = ["differs", "eager_loops", "observe_arm", "on_stream", "operators", "profiled"]
 
 _PROFILED_CALLS = 16
+
+
+@contextmanager
+def on_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Work on ``stream``, after what was enqueued before, and wait for it; on a CPU, nothing."""
+    if stream is None:
+        yield
+        return
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
+def observe_arm(
+    evaluation: Evaluation, name: str, cell: Cell, work: Work, stream: torch.cuda.Stream | None, seed: int
+) -> None:
+    """Memory, launches, kernel time and the parts of a step of one arm, into ``evaluation``."""
+    evaluation.cold[name] = cell.cold
+    if work.direction is Direction.BACKWARD:
+        parts = time_parts(cell, work, seed)
+        if parts is not None:
+            evaluation.add_parts(name, parts, disagreement(parts, fits_cache=work.rotation.fits_cache))
+    elif gradient_targets(work.rotation.sets[0], work.implementation):
+        with on_stream(stream):
+            evaluation.saved[name] = saved_bytes(work)
+    with on_stream(stream):
+        grown = growth_bytes(work)
+    if grown:
+        evaluation.warn(name, f"allocates more with each call: {grown} bytes of it are never given back")
+    evaluation.peaks[name] = peak_bytes(work, stream)
+    if stream is None:
+        evaluation.launches[name] = operators(work)
+        return
+    profile = profiled(work, stream)
+    if profile is not None:
+        evaluation.add_profile(name, profile)
 
 
 def eager_loops(cells: Mapping[str, EventsCell], rounds: int, seed: int) -> dict[str, dict[Clock, list[Sample]]]:

@@ -97,6 +97,7 @@ class Rotation:
         cache: int | None,
         memory_bytes: int,
         bytes_per_set: int | None = None,
+        cold: bool = True,
     ) -> None:
         """Make the sets.
 
@@ -106,13 +107,16 @@ class Rotation:
             cache: size of the last-level cache.
             memory_bytes: what all sets together may take, with what else each call allocates.
             bytes_per_set: what one set takes with that; as the first set alone where None.
+            cold: False makes one set alone, so that caches are as warm as its size allows.
         """
         self.sets = [factory(0)]
         each = max(bytes_per_set or tensor_bytes(self.sets[0]), 1)
         needed = sets_needed(touched_bytes, cache)
-        count = max(2, min(needed, MAX_SETS, memory_bytes // each))
+        count = max(2, min(needed, MAX_SETS, memory_bytes // each)) if cold else 1
         self.sets += [factory(i) for i in range(1, min(count, DRAWN_SETS))]
         self.sets += [self.sets[i % DRAWN_SETS].map(copied) for i in range(DRAWN_SETS, count)]
+        self.fits_cache = cache is not None and touched_bytes <= cache
+        """Whether what one call touches may still be there when the next one comes."""
         self.cold = cache is not None and (len(self.sets) - 1) * touched_bytes > COLD_FACTOR * cache
         self.cursor = 0
         self.kept: list[Any] = [None] * len(self.sets)

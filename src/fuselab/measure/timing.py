@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fuselab.experiment import Implementation, Inputs
 from fuselab.measure.statistics import median, median_interval
-from fuselab.records import Ceiling, Clock, Comparison, Conditions, Sample
+from fuselab.records import Ceiling, Clock, Comparison, Conditions, Parts, Sample
 
 __all__ = ["Arm", "Timing", "by_round", "summarised"]
 
@@ -53,6 +53,10 @@ class Timing:
     order_seed: int | None = None
     self_comparison: Comparison | None = None
     """The baseline against a second copy of itself, on a GPU; the baseline's timing has it."""
+    control_comparison: Comparison | None = None
+    """Plain streaming against the same with 2% more, on a GPU; the baseline's timing has it."""
+    parts: Parts | None = None
+    """Forward, backward and both; a backward has them."""
     error: Exception | None = None
     """What the variant raised; what it had been timed for until then is kept."""
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fuselab.records import Artifact, Environment, Kernel, Measurement, RunMetadata, RunStatus, Status
 from fuselab.report import figures
+from fuselab.report.clocks import clocks_view
 from fuselab.report.table import results_table
 from fuselab.report.text import one_line, printable
 from fuselab.store import Rejected, RunSummary
@@ -75,6 +76,9 @@ def runs_table(summaries: Sequence[RunSummary], rejected: Sequence[Rejected]) ->
 def run_view(metadata: RunMetadata, environment: Environment, measurements: Sequence[Measurement]) -> RenderableType:
     """A run with everything it holds: what ran, the table, kernels by variant, stages that were saved or not."""
     parts: list[RenderableType] = [*_heading(metadata), Text(), results_table(measurements, environment)]
+    clocks = clocks_view(measurements)
+    if clocks is not None:
+        parts += [Text(), Text("clocks", style="bold"), clocks]
     labels = {workload.key: workload.label for workload in metadata.plan}
     if metadata.kernels:
         parts += [Text(), Text("kernels", style="bold"), *_kernels(metadata.kernels, labels)]

@@ -14,6 +14,7 @@ from rich.text import Text
 from fuselab.experiment import BASELINE
 from fuselab.records import Direction, Environment, Measurement, Status, Verdict
 from fuselab.report import figures
+from fuselab.report.certificate import certificate_line
 from fuselab.report.text import for_encoding, one_line, printable
 
 __all__ = ["STYLES", "ResultsTable", "groups", "headline", "results_table"]
@@ -147,7 +148,9 @@ class ResultsTable(JupyterMixin):
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
         layout, widths = self._fitted(options.max_width)
         table = self._lines(layout, widths) if self._sections else [Text("nothing was measured", style="yellow")]
-        for line in (self._title(), Text(), *table, *self._absent(), *self._notes(layout)):
+        certificate = certificate_line(self._cells)
+        known = [certificate] if certificate else []
+        for line in (self._title(), Text(), *table, *known, *self._absent(), *self._notes(layout)):
             yield for_encoding(line, options)
 
     # --- rows ---------------------------------------------------------------------------------------------------

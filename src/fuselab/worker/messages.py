@@ -101,6 +101,8 @@ class TimeRequest(Message, frozen=True, kw_only=True, tag="time"):
     """Time to spend on one variant."""
     margin: float
     """Relative difference below which two variants count as equivalent."""
+    cold: bool = True
+    """Whether buffers rotate beyond twice the last-level cache."""
 
 
 class Progress(Message, frozen=True, kw_only=True, tag="progress"):

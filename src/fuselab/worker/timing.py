@@ -84,6 +84,7 @@ def _time_group(
         seed=request.seeds[direction],
         budget_s=request.budget_s,
         margin=request.margin,
+        cold=request.cold,
         progress=lambda number, planned: say(Progress(text=f"{direction.value}: round {number} of at most {planned}")),
     )
     return [*(_measurement(request, direction, t, traffic) for t in timings.values()), *failed]
@@ -140,6 +141,8 @@ def _measurement(request: TimeRequest, direction: Direction, timing: Timing, tra
         high_ns=timing.high_ns,
         comparison=comparison,
         self_comparison=timing.self_comparison,
+        control_comparison=timing.control_comparison,
+        parts=timing.parts,
         traffic=traffic,
         ceiling=timing.ceiling,
         kernels_launched=timing.kernels_launched,
