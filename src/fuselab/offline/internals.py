@@ -1,0 +1,241 @@
+"""Every private name of torch that generating code for a described device needs, looked up here and nowhere else.
+
+All of it is for a process of its own: what is replaced is not put back. A name without which the job cannot be done and
+that this torch has not got raises ``SetupError`` with the name; one that merely was there in some version is skipped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from fuselab.errors import SetupError
+
+__all__ = [
+    "answer_device_interface",
+    "compile_fx",
+    "enter_lowering_once",
+    "fake_mode",
+    "forget_triton_answers",
+    "has_triton",
+    "no_device_guards",
+    "nothing_is_benchmarked",
+]
+
+
+def needed(module: str, *names: str) -> Any:
+    """The object ``module.name.name...``.
+
+    Raises:
+        SetupError: this torch has no such module or name.
+    """
+    import torch
+
+    try:
+        found: Any = importlib.import_module(module)
+        path = module
+        for name in names:
+            path = f"{path}.{name}"
+            found = getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        raise SetupError(
+            f"torch {torch.__version__} has no {'.'.join([module, *names])}, which inspecting for a described device needs",
+            hint="use a torch that fuselab was tried with (2.11 to 2.15), or report this name",
+        ) from error
+    return found
+
+
+def optional(module: str, name: str) -> Any:
+    """The object ``module.name``; None where this torch has none."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+def has_triton() -> bool:
+    """Whether triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def fake_mode() -> Any:
+    """A mode in which tensors have a shape and a device and no storage."""
+    mode = needed("torch._subclasses.fake_tensor", "FakeTensorMode")
+    return mode(allow_non_fake_inputs=True)
+
+
+def is_fake(tensor: Any) -> bool:
+    """Whether a tensor has no storage behind it."""
+    return isinstance(tensor, needed("torch._subclasses.fake_tensor", "FakeTensor"))
+
+
+def answer_device_interface() -> None:
+    """Dynamo's view of CUDA devices, which holds functions of ``torch.cuda`` by reference from its import on."""
+    import torch
+
+    interface = needed("torch._dynamo.device_interface", "CudaInterface")
+    worker = needed("torch._dynamo.device_interface", "CudaInterface", "Worker")
+    for name in (
+        "current_device",
+        "set_device",
+        "device_count",
+        "synchronize",
+        "get_device_properties",
+        "current_stream",
+        "is_bf16_supported",
+        "memory_allocated",
+    ):
+        if hasattr(interface, name):
+            setattr(interface, name, staticmethod(getattr(torch.cuda, name)))
+    for name, answer in {
+        "exchange_device": lambda _d: 0,
+        "maybe_exchange_device": lambda _d: 0,
+        "get_raw_stream": lambda _d: 0,
+        "is_available": lambda: True,
+    }.items():
+        setattr(interface, name, staticmethod(answer))
+    worker.current_device = staticmethod(lambda: 0)
+    worker.get_device_properties = staticmethod(lambda d=None: torch.cuda.get_device_properties(d))
+
+
+def no_device_guards() -> None:
+    """Nothing is to touch a device: the fake tensors' context, the driver's own questions."""
+    fake = importlib.import_module("torch._subclasses.fake_tensor")
+    if hasattr(fake, "init_gpu_context"):
+        fake.init_gpu_context = lambda *_a, **_k: None
+    # torch.tensor(2.0, device="cuda") moves the number to the device before a fake tensor mode sees it, unless told so.
+    needed("torch._C", "_set_only_lift_cpu_tensors")(True)
+    mode = needed("torch._subclasses.fake_tensor", "FakeTensorMode")
+    # What torch answers itself where it finds no device.
+    mode.avoid_device_init = property(lambda _self: True)
+
+
+def forget_triton_answers() -> None:
+    """torch remembers what it once found out about Triton and the device."""
+    for module in ("torch.utils._triton", "torch._inductor.utils", "torch._inductor.runtime.hints"):
+        try:
+            held = vars(importlib.import_module(module))
+        except ImportError:
+            continue
+        for value in list(held.values()):
+            if callable(value) and hasattr(value, "cache_clear") and getattr(value, "__module__", "") == module:
+                value.cache_clear()
+
+
+DECOMPOSED_WITHOUT_CUDA = ("_fused_rms_norm", "silu_backward", "mish_backward")
+"""Operators that have a kernel for CUDA and are decomposed where there is none: a CPU build would decompose them."""
+
+
+def operators_without_device() -> Any:
+    """CUDA kernels for what has to have one; what is returned has to be kept.
+
+    An operator that is decomposed where it has no CUDA kernel gets one that refuses to run. A tensor that is created on
+    the device outside of a fake tensor mode is created on the CPU: constant folding evaluates such graphs, and asks for
+    the values only.
+    """
+    import torch
+
+    library = torch.library.Library("aten", "IMPL")
+
+    def runs_nothing(*_args: Any, **_kwargs: Any) -> Any:
+        raise RuntimeError("a described device runs nothing")
+
+    def empty(size: Any, *, dtype: Any = None, memory_format: Any = None, **_options: Any) -> Any:
+        return torch.empty(size, dtype=dtype, device="cpu", memory_format=memory_format or torch.contiguous_format)
+
+    def empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_options: Any) -> Any:
+        return torch.empty_strided(size, stride, dtype=dtype, device="cpu")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a CUDA build has kernels of its own, which need the driver
+        library.impl("empty.memory_format", empty, "CUDA")
+        library.impl("empty_strided", empty_strided, "CUDA")
+    for name in DECOMPOSED_WITHOUT_CUDA:
+        if hasattr(torch.ops.aten, name) and not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CUDA"):
+            library.impl(name, runs_nothing, "CUDA")
+    return library
+
+
+def keep_triton_driver() -> None:
+    """Generated modules select the driver of the device at hand when they are loaded; the described one is to stay."""
+    helpers = importlib.import_module("torch._inductor.runtime.triton_helpers")
+    for name in ("set_driver_to_gpu", "set_driver_to_cpu"):
+        if hasattr(helpers, name):
+            setattr(helpers, name, lambda: None)
+
+
+def keep_triton_launcher() -> None:
+    """torch's own launcher loads a binary on the device; Triton's goes through the described driver."""
+    for name in ("StaticTritonCompileResult", "StaticCudaCompileResult"):
+        result = optional("torch._inductor.runtime.triton_heuristics", name)
+        if result is not None and hasattr(result, "can_statically_launch"):
+            result.can_statically_launch = staticmethod(lambda *_a, **_k: None)
+
+
+def compile_fx() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Inductor's backend, and the part of it that lowers one graph."""
+    return needed("torch._inductor.compile_fx", "compile_fx"), needed("torch._inductor.compile_fx", "compile_fx_inner")
+
+
+def settings(changes: dict[str, Any]) -> None:
+    """Set Inductor's settings for the rest of this process; one that this torch has not got is skipped."""
+    config = importlib.import_module("torch._inductor.config")
+    for name, value in changes.items():
+        holder: Any = config
+        *path, last = name.split(".")
+        for part in path:
+            holder = getattr(holder, part, None)
+        if holder is not None and hasattr(holder, last):
+            setattr(holder, last, value)
+
+
+def nothing_is_benchmarked(say: Callable[[str], None]) -> None:
+    """Where Inductor would run candidates on the device to choose: take what it takes without a measurement.
+
+    Args:
+        say: called with what was left open, once for each place.
+    """
+    pad = importlib.import_module("torch._inductor.fx_passes.pad_mm")
+    if hasattr(pad, "should_pad_bench"):
+
+        def not_padded(*_args: Any, **_kwargs: Any) -> bool:
+            say("whether padding a matrix product pays is measured on the device; shown without padding")
+            return False
+
+        pad.should_pad_bench = not_padded
+
+
+def enter_lowering_once(before: Callable[[Any], None]) -> None:
+    """Call ``before(graph)`` each time a lowered graph's module was loaded, its kernels compiled."""
+    lowering = needed("torch._inductor.graph", "GraphLowering")
+    original = needed("torch._inductor.graph", "GraphLowering", "compile_to_module")
+
+    def compile_to_module(self: Any) -> Any:
+        module = original(self)
+        before(module)
+        return module
+
+    lowering.compile_to_module = compile_to_module
+
+
+def output_nodes(graph_module: Any) -> tuple[list[Any], list[Any]]:
+    """Placeholders and outputs of a graph, as nodes and constants."""
+    placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    (output,) = [node for node in graph_module.graph.nodes if node.op == "output"]
+    found = output.args[0]
+    return placeholders, list(found) if isinstance(found, list | tuple) else [found]
+
+
+def plain(value: Any) -> Any:
+    """An integer for a symbolic one, by its hint."""
+    node = getattr(value, "node", None)
+    return getattr(node, "hint", value) if node is not None else value
+
+
+def empty_namespace() -> SimpleNamespace:
+    """A fresh holder of names."""
+    return SimpleNamespace()

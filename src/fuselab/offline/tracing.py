@@ -1,0 +1,226 @@
+"""The program, traced and lowered for a described device; it runs as far as it has to and computes nothing.
+
+Two ways. ``described``: inputs and parameters are fake CUDA tensors, so whatever dispatches by device (a fused RMSNorm,
+the choice of an attention, a decomposition) goes the way it goes on the device; needs the C++ half (``guard``).
+``rewritten``: the program is traced and runs on the CPU, and every device is rewritten to CUDA just before a graph is
+lowered; what was decided by device until then was decided for a CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fuselab.experiment import Experiment, Implementation, Inputs
+from fuselab.offline import internals
+from fuselab.records import Direction, Workload
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DEVICE_DEPENDENT", "Tracer"]
+
+DEVICE_DEPENDENT = (
+    "rms_norm",
+    "layer_norm's backward in bf16 and f16",
+    "scaled_dot_product_attention",
+    "batch_norm",
+    "linear (packed weights on a CPU)",
+)
+"""Operators that torch dispatches or decomposes by device before a graph is lowered."""
+
+
+class Tracer:
+    """Compiles an experiment's eager variant for the device that this process describes."""
+
+    def __init__(self, *, described: bool, mode: str | None = None, options: dict[str, Any] | None = None) -> None:
+        """Take note of the way.
+
+        Args:
+            described: fake CUDA tensors from the start; else traced on the CPU and rewritten.
+            mode: of ``torch.compile``.
+            options: Inductor's settings, as ``torch.compile`` takes them.
+        """
+        self._described = described
+        self._mode = mode
+        self._options = options
+        self._fake = internals.fake_mode()
+
+    def run(self, experiment: Experiment, workload: Workload, variant: str, directions: Sequence[Direction]) -> None:
+        """Forward, and backward where it is wanted and possible; the graphs that come by are lowered."""
+        import torch
+        from torch.utils._pytree import tree_leaves
+
+        function, inputs = self._program(experiment, workload, variant)
+        compiled: Any = torch.compile(function, backend=self._backend(), dynamic=False)
+        outputs = compiled(*inputs.args, **inputs.kwargs)
+        if Direction.BACKWARD not in directions:
+            return
+        roots = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+        leaves = [tensor for _, tensor in inputs.differentiable()]
+        leaves += [p for p in getattr(function, "parameters", list)() if p.requires_grad]
+        if roots and leaves:
+            with self._fake if self._described else _nothing():
+                gradients = [torch.randn_like(root) for root in roots]
+            torch.autograd.grad(roots, leaves, gradients, allow_unused=True)
+
+    def _program(self, experiment: Experiment, workload: Workload, variant: str) -> tuple[Implementation, Inputs]:
+        import torch
+
+        build = experiment.variant(variant).build
+        if not self._described:
+            inputs = experiment.make_inputs(workload, "cpu")
+            return build(workload), inputs
+        _modules_move_by_replacing()
+        with self._fake:
+            inputs = experiment.make_inputs(workload, "cpu")
+            function = build(workload)
+            if isinstance(function, torch.nn.Module):
+                function = function.to("cuda")
+            moved = _Moved(self._fake)
+            return function, inputs.map(moved)
+
+    def _backend(self) -> Callable[..., Any]:
+        compile_fx, compile_fx_inner = internals.compile_fx()
+        patches = self._config_patches()
+
+        def lower(graph: torch.fx.GraphModule, example_inputs: Sequence[Any], **settings: Any) -> Any:
+            whole = copy.deepcopy(graph)
+            if not self._described:
+                example_inputs = _rewrite(graph, example_inputs)
+            compile_fx_inner(graph, example_inputs, **settings)
+            return self._standing_in(whole) if self._described else _interpreted(whole)
+
+        def backend(graph: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> Any:
+            return compile_fx(graph, example_inputs, inner_compile=lower, config_patches=patches)
+
+        return backend
+
+    def _config_patches(self) -> dict[str, Any] | None:
+        import torch._inductor
+
+        patches: dict[str, Any] = {}
+        if self._mode:
+            patches |= torch._inductor.list_mode_options(self._mode)
+        patches |= self._options or {}
+        return patches or None
+
+    def _standing_in(self, graph: torch.fx.GraphModule) -> Callable[[list[Any]], list[Any]]:
+        """What a lowered graph would return, without storage: shapes, strides and dtypes as they were traced."""
+        import torch
+
+        placeholders, outputs = internals.output_nodes(graph)
+        position = {node: index for index, node in enumerate(placeholders)}
+
+        def stand_in(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return internals.plain(value)
+            shape = [internals.plain(n) for n in value.shape]
+            stride = [internals.plain(n) for n in value.stride()]
+            with self._fake:
+                return torch.empty_strided(shape, stride, dtype=value.dtype, device=value.device)
+
+        def run(arguments: list[Any]) -> list[Any]:
+            given = list(arguments)
+            arguments.clear()
+            return [
+                output
+                if not isinstance(output, torch.fx.Node)
+                else given[position[output]]
+                if output in position
+                else stand_in(output.meta["val"])
+                for output in outputs
+            ]
+
+        run._boxed_call = True  # type: ignore[attr-defined] - AOTAutograd hands over the list itself
+        return run
+
+
+def _modules_move_by_replacing() -> None:
+    """``Module.to`` and its kin give a module new parameters: those of a fake tensor can be neither set nor swapped."""
+    import torch
+    from torch.nn import Module, Parameter
+
+    def apply(self: Module, function: Callable[[Any], Any], recurse: bool = True) -> Module:
+        made: dict[int, tuple[Any, Any]] = {}  # tied weights stay tied
+        for module in self.modules() if recurse else (self,):
+            for name, old in list(module._parameters.items()):
+                if old is None:
+                    continue
+                if id(old) not in made:
+                    with torch.no_grad():
+                        made[id(old)] = (old, Parameter(function(old), old.requires_grad))
+                module._parameters[name] = made[id(old)][1]
+            for name, old in list(module._buffers.items()):
+                if old is not None:
+                    module._buffers[name] = made.setdefault(id(old), (old, function(old)))[1]
+        return self
+
+    Module._apply = apply  # type: ignore[assignment, method-assign]
+
+
+class _Moved:
+    """Tensors as fake ones on the described device; two names of one tensor stay one."""
+
+    def __init__(self, mode: Any) -> None:
+        self._mode = mode
+        self._seen: dict[int, tuple[Any, Any]] = {}
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if id(tensor) not in self._seen:
+            with self._mode:
+                made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
+            self._seen[id(tensor)] = (tensor, made.requires_grad_(tensor.requires_grad))
+        return self._seen[id(tensor)][1]
+
+
+def _interpreted(graph: torch.fx.GraphModule) -> Callable[[list[Any]], Any]:
+    """The graph as it was traced, run on the CPU."""
+    import torch
+
+    def run(arguments: list[Any]) -> Any:
+        given = list(arguments)
+        arguments.clear()
+        return torch.fx.Interpreter(graph).run(*given)
+
+    run._boxed_call = True  # type: ignore[attr-defined]
+    return run
+
+
+def _rewrite(graph: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> list[Any]:
+    """Every device of a traced graph, and of the example inputs, rewritten from the CPU to CUDA; the inputs."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    cuda = torch.device("cuda", 0)
+    fake = internals.needed("torch._subclasses.fake_tensor", "FakeTensor")
+    mode = internals.needed("torch._dynamo.utils", "detect_fake_mode")(example_inputs)
+
+    def tensor(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.device.type == "cpu":
+            meta = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            return fake(mode, meta, cuda)
+        return value
+
+    def device(value: Any) -> Any:
+        return cuda if isinstance(value, torch.device) and value.type == "cpu" else value
+
+    for node in graph.graph.nodes:
+        if node.op == "call_function":
+            node.args = pytree.tree_map(device, node.args)
+            node.kwargs = pytree.tree_map(device, node.kwargs)
+        for key in ("val", "example_value"):
+            if key in node.meta:
+                node.meta[key] = pytree.tree_map(tensor, node.meta[key])
+    return [tensor(value) for value in example_inputs]
+
+
+class _nothing:  # noqa: N801 - reads as a context
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_error: object) -> None:
+        return None
