@@ -89,7 +89,7 @@ def test_every_stage_is_present_or_absent_with_a_reason(trained):
             path = trained.into / artifact.path
             assert path.stat().st_size == artifact.size_bytes > 0
     present = {(a.direction, a.stage) for a in trained.artifacts if a.path}
-    both = {Stage.POST_GRAD_GRAPH, Stage.FUSION, Stage.OUTPUT_CODE, Stage.PROVENANCE, Stage.CPP}
+    both = {Stage.POST_GRAD_GRAPH, Stage.FUSION, Stage.OUTPUT_CODE, Stage.PROVENANCE, Stage.CPP, Stage.ASSEMBLY}
     assert {s for d, s in present if d is Direction.BACKWARD} == both | {Stage.BACKWARD_GRAPH}
     assert {s for d, s in present if d is Direction.FORWARD} == both | {
         Stage.DYNAMO_GRAPH,
@@ -111,7 +111,7 @@ def test_operators_nodes_and_lines_come_from_the_provenance_in_both_directions(t
     assert "rsqrt" in forward.nodes
     for kernel in (forward, backward):
         assert sorted(kernel.source_lines) == [f"{HERE}:{line}" for line in LINES]
-        assert kernel.stages == ["cpp"]
+        assert kernel.stages == ["cpp", "assembly"]
         assert 'extern "C"' in (trained.into / kernel.file_path).read_text()
 
 

@@ -67,19 +67,23 @@ class Files:
     ) -> Path:
         """Write one file, whole or not at all, and record it."""
         path = self.into / relative
-        size = self.put(path, content)
+        self.put(path, content)
+        self.note(path, direction, stage, kernel_id)
+        return path
+
+    def note(self, path: Path, direction: Direction, stage: Stage, kernel_id: str | None = None) -> None:
+        """Record a file that is there already."""
         self.artifacts.append(
             Artifact(
                 stage=stage,
                 variant=self.variant,
                 workload=self.workload,
                 direction=direction,
-                path=relative,
-                size_bytes=size,
+                path=path.relative_to(self.into).as_posix(),
+                size_bytes=path.stat().st_size,
                 kernel_id=kernel_id,
             )
         )
-        return path
 
     def put(self, path: Path, content: str | bytes) -> int:
         """Write a file through a temporary name; its size in bytes."""

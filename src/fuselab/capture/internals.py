@@ -15,16 +15,20 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fuselab.capture.provenance import GraphNode
 
 __all__ = [
+    "KERNEL_LINES",
+    "MADE",
     "FusedGroup",
     "GraphSnapshot",
     "LoadedKernel",
+    "NodeFacts",
+    "WrittenLine",
     "autotuner",
     "capture_settings",
     "clear_memory_caches",
@@ -65,6 +69,24 @@ _PROVENANCE_GLOBALS = (
 )
 
 
+class WrittenLine(NamedTuple):
+    """One line of a kernel with the nodes it was written for."""
+
+    line: int
+    """Line of the kernel's text, from 1."""
+    text: str
+    """What stands there, without the blanks around it."""
+    nodes: tuple[str, ...]
+    """Names of graph nodes."""
+
+
+KERNEL_LINES = "_fuselab_lines"
+"""Attribute of the graph in lowering that ``internals_lines`` leaves the lines of its kernels under, by kernel."""
+
+MADE = "_fuselab_made"
+"""Attribute of the graph in lowering: names of the nodes whose lowering made a loop nest."""
+
+
 @dataclass(frozen=True)
 class FusedGroup:
     """One scheduler node after fusion."""
@@ -78,6 +100,22 @@ class FusedGroup:
 
 
 @dataclass(frozen=True)
+class NodeFacts:
+    """What the compiler knows of one node of a post-grad graph besides its operator and stack trace."""
+
+    computes: bool
+    """Whether lowering it made a loop nest or a call; a view, a constant that was folded and an input make neither."""
+    fx: tuple[str, ...] = ()
+    """Nodes of Dynamo's graph that it descends from."""
+    sequence: int | None = None
+    """Autograd's sequence number, which a backward node shares with the forward node that it is the gradient of."""
+    aten: str = ""
+    """The ATen operator that it was decomposed from."""
+    inputs: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class GraphSnapshot:
     """The graph that Inductor is generating code for, read while its output code is recorded."""
 
@@ -86,6 +124,12 @@ class GraphSnapshot:
     nodes: tuple[GraphNode, ...]
     schedule: tuple[FusedGroup, ...]
     devices: tuple[str, ...]
+    facts: dict[str, NodeFacts] = field(default_factory=dict)
+    """By name of the node."""
+    lines: dict[str, list[WrittenLine]] = field(default_factory=dict)
+    """By name of the kernel: which nodes its lines were written for."""
+    buffers: dict[str, str] = field(default_factory=dict)
+    """Buffer of the output code to the node whose value it holds, where Inductor says it."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +196,51 @@ def current_graph() -> GraphSnapshot | None:
         nodes=tuple(_graph_node(node) for node in fx_graph.nodes),
         schedule=tuple(_fused_group(node) for node in getattr(getattr(graph, "scheduler", None), "nodes", ())),
         devices=tuple(sorted(str(device) for device in getattr(graph, "device_types", ()))),
+        facts=_facts(graph, fx_graph),
+        lines={name: list(lines) for name, lines in getattr(graph, KERNEL_LINES, {}).items()},
+        buffers=_buffer_nodes(graph),
     )
+
+
+def _facts(graph: Any, fx_graph: Any) -> dict[str, NodeFacts]:
+    import torch
+
+    made = getattr(graph, MADE, None)
+    called = {name for operation in getattr(graph, "operations", ()) for name in _called(operation)}
+    facts = {}
+    for node in fx_graph.nodes:
+        is_operator = isinstance(node.target, torch._ops.OpOverload | torch._ops.HigherOrderOperator)
+        computes = is_operator and (made is None or node.name in made or node.name in called)
+        sequence = node.meta.get("seq_nr")
+        facts[str(node.name)] = NodeFacts(
+            computes=computes,
+            fx=tuple(dict.fromkeys(_descent(node.meta.get("from_node") or ()))),
+            sequence=sequence if isinstance(sequence, int) else None,
+            aten=str(node.meta.get("original_aten") or ""),
+            inputs=tuple(str(n.name) for n in node.all_input_nodes),
+            users=tuple(str(n.name) for n in node.users),
+        )
+    return facts
+
+
+def _called(operation: Any) -> Iterator[str]:
+    """Nodes that an operation of Inductor's IR calls an operator for; a fused loop nest calls none."""
+    origin = getattr(operation, "origin_node", None)
+    overload = getattr(operation, "op_overload", None)
+    if origin is not None:
+        yield str(origin.name)
+    elif overload is not None:  # several results: the call itself has no single origin
+        yield from (str(o.name) for o in getattr(operation, "origins", ()) if getattr(o, "target", None) is overload)
+
+
+def _descent(sources: Any) -> Iterator[str]:
+    """Names at the far end of a node's history: those of the graph that was there first."""
+    for source in sources:
+        older = getattr(source, "from_node", None)
+        if older:
+            yield from _descent(older)
+        elif getattr(source, "name", ""):
+            yield str(source.name)
 
 
 def _graph_node(node: Any) -> GraphNode:
@@ -335,3 +423,13 @@ def nvidia_tool(name: str) -> Path | None:
         return None
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     return path if path.is_file() else None
+
+
+def _buffer_nodes(graph: Any) -> dict[str, str]:
+    """Buffer of the output code to the name of the node whose value it holds."""
+    found = {}
+    for name, buffer in (getattr(graph, "name_to_buffer", None) or {}).items():
+        node = getattr(buffer, "origin_node", None)
+        if node is not None:
+            found[str(name)] = str(node.name)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import linecache
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from typing import Any
 import msgspec
 
 from fuselab.capture import internals
+from fuselab.capture.assembly import Libraries, Library
+from fuselab.capture.assembly import disassemble as disassemble_library
+from fuselab.capture.chain_builder import BuiltKernel, ChainBuilder
 from fuselab.capture.files import Files
 from fuselab.capture.machine_code import ResourceUsage, disassemble, resource_usage
 from fuselab.capture.output_code import GeneratedKernel, OutputCode, parse_output_code
@@ -24,6 +28,8 @@ __all__ = ["KernelBuilder"]
 
 _TRITON_STAGES = (Stage.TTIR, Stage.TTGIR, Stage.LLIR, Stage.PTX, Stage.CUBIN, Stage.SASS)
 _TOOLS_AT_ONCE = 8
+_DECORATORS = 64
+"""How many lines of decorators are looked through for a function's head."""
 
 _ROCM_STAGES = (Stage.TTIR, Stage.TTGIR, Stage.LLIR, Stage.AMDGCN)
 
@@ -39,6 +45,15 @@ class _Machine:
     choice: str = ""
     sass: Future[str] | None = None
     usages: Future[dict[str, ResourceUsage]] | None = None
+    library: Library | None = None
+    assembly: Future[str] | None = None
+
+    @property
+    def compiled_from(self) -> str:
+        """The file that the compiler compiled."""
+        if self.library is not None:
+            return str(self.library.source)
+        return self.binary.source_path if self.binary else ""
 
 
 @dataclass
@@ -51,8 +66,13 @@ class KernelBuilder:
     best: Collection[str]
     """Hashes that autotuning settled on."""
     library_roots: tuple[str, ...]
+    libraries: Libraries | None = None
+    """What the host's compiler made of C++ kernels."""
+    chain: ChainBuilder | None = None
+    """Where lines are joined; None where nobody asks for them."""
     kernels: list[Kernel] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    _built: list[BuiltKernel] = field(default_factory=list)
 
     def add(self, graph: CompiledGraph) -> None:
         """Write everything that is known of a graph's kernels."""
@@ -71,6 +91,9 @@ class KernelBuilder:
         externs = dict.fromkeys(launch.name for launch in code.launches if launch.extern)
         for name in externs:
             self._add_extern(graph, code, name, self._provenance(graph, code, name, nodes))
+        if self.chain is not None:
+            self.chain.add(graph, nodes, self._built)
+        self._built = []
 
     def _parsed(self, graph: CompiledGraph) -> OutputCode | None:
         try:
@@ -122,6 +145,7 @@ class KernelBuilder:
         elif is_cpp:
             for stage in _TRITON_STAGES:
                 self.files.absent(graph.direction, stage, "CPU target: Inductor emits C++, not Triton", kernel_id)
+            self._save_assembly(graph, folder, kernel_id, machine)
         metadata = machine.binary.metadata if machine.binary else {}
         config = loaded.config if loaded else {}
         usage = machine.usage
@@ -146,6 +170,19 @@ class KernelBuilder:
             num_warps=_first(_count(metadata.get("num_warps")), _count(config.get("num_warps"))),
             num_stages=_first(_count(metadata.get("num_stages")), _count(config.get("num_stages"))),
         )
+        self._built.append(
+            BuiltKernel(
+                kernel_id=kernel_id,
+                name=generated.name,
+                backend=generated.backend,
+                folder=source.parent,
+                source=generated.source,
+                compiled_from=machine.compiled_from,
+                nodes=provenance.nodes,
+                launched_at=tuple(launch.line for launch in code.launches if launch.name == generated.name),
+                written_in=definition(generated.original, generated.source),
+            )
+        )
         self._finish(kernel, folder, graph, code, machine, config)
 
     def _add_extern(self, graph: CompiledGraph, code: OutputCode, name: str, provenance: KernelProvenance) -> None:
@@ -165,6 +202,8 @@ class KernelBuilder:
             source_lines=list(provenance.source_lines),
             launches=code.launches_of(name),
         )
+        at = tuple(launch.line for launch in code.launches if launch.name == name)
+        self._built.append(BuiltKernel(kernel.kernel_id, name, "extern", None, nodes=provenance.nodes, launched_at=at))
         self._finish(kernel, f"kernels/{graph.direction.value}/{directory}", graph, code, _Machine(), {})
 
     def _finish(
@@ -200,6 +239,11 @@ class KernelBuilder:
     ) -> _Machine:
         """Find the configuration in use and start to disassemble it: half a second a kernel, so many at once."""
         machine = _Machine()
+        if generated.backend == "cpp" and self.libraries is not None:
+            machine.library = self.libraries.find(generated.source)
+            if machine.library is not None:
+                lines = generated.source.count("\n") + 1
+                machine.assembly = pool.submit(disassemble_library, machine.library, lines)
         if generated.backend != "triton":
             return machine
         launcher_hash = loaded.hashes[0] if loaded and len(loaded.hashes) == 1 else None
@@ -230,6 +274,18 @@ class KernelBuilder:
         if Stage.SASS in expected:
             self._save_sass(graph, binary, folder, kernel_id, machine)
 
+    def _save_assembly(self, graph: CompiledGraph, folder: str, kernel_id: str, machine: _Machine) -> None:
+        reason = "no library in Inductor's cache was compiled from this kernel's source"
+        try:
+            if machine.assembly is not None:
+                text = machine.assembly.result()
+                self.files.write(f"{folder}/assembly", text, graph.direction, Stage.ASSEMBLY, kernel_id)
+                machine.stages.append(Stage.ASSEMBLY)
+                return
+        except RuntimeError as error:
+            reason = str(error)
+        self.files.absent(graph.direction, Stage.ASSEMBLY, reason, kernel_id)
+
     def _save_sass(
         self, graph: CompiledGraph, binary: TritonBinary, folder: str, kernel_id: str, machine: _Machine
     ) -> None:
@@ -244,6 +300,24 @@ class KernelBuilder:
         except RuntimeError as error:
             reason = str(error)
         self.files.absent(graph.direction, Stage.SASS, reason, kernel_id)
+
+
+def definition(original: str, source: str) -> tuple[str, int] | None:
+    """Where the user's own Triton kernel stands: its file, and how many more lines are above it there than here.
+
+    Args:
+        original: ``file:line`` of its first decorator, as Inductor's comment says; empty for a generated kernel.
+        source: the text that Inductor made of it, its first function first.
+    """
+    file, _, line = original.rpartition(":")
+    if not file or not line.isdecimal():
+        return None
+    here = next((n for n, text in enumerate(source.splitlines(), start=1) if text.startswith("def ")), 0)
+    there = int(line)
+    for at in range(there, there + _DECORATORS):
+        if linecache.getline(file, at).lstrip().startswith("def "):
+            return (file, at - here) if here else None
+    return None
 
 
 def _now() -> str:

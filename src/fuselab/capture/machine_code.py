@@ -54,12 +54,14 @@ def resource_usage(cubin: Path, cuobjdump: Path) -> dict[str, ResourceUsage]:
 
 
 def disassemble(cubin: Path, nvdisasm: Path) -> str:
-    """The SASS of a cubin, with the lines of the source where the cubin carries them.
+    """The SASS of a cubin, with the lines of the source and of the PTX where the cubin carries them.
+
+    The cubin's line table names the innermost place only; what was inlined from where stands in the PTX.
 
     Raises:
         RuntimeError: the tool failed; the message has what it said.
     """
-    return _run([str(nvdisasm), "-c", "-g", str(cubin)])
+    return _run([str(nvdisasm), "-c", "-g", "-gp", str(cubin)])
 
 
 def _run(command: list[str]) -> str:

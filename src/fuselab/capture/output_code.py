@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 __all__ = ["GeneratedKernel", "Launch", "OutputCode", "dotted", "parse_output_code", "read_aot_id"]
 
 _PATH_COMMENT = "# kernel path:"
+_ORIGINAL_COMMENT = "# Original path:"
 _HANDLE_COMMENT = "# [Provenance debug handles]"
 _AOT_ID_COMMENT = "# AOT ID:"
 
@@ -52,6 +53,8 @@ class GeneratedKernel:
     """Line of the definition in the output module."""
     source_path: str = ""
     """File that Inductor wrote this kernel's source to; empty where it does not say."""
+    original: str = ""
+    """For a Triton kernel that the user wrote: ``file:line`` of its definition, decorators included."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class OutputCode:
 @dataclass
 class _Comments:
     paths: dict[int, str] = field(default_factory=dict)
+    originals: dict[int, str] = field(default_factory=dict)
     handles: dict[int, tuple[str, int]] = field(default_factory=dict)
     aot_id: str = ""
 
@@ -152,6 +156,8 @@ def _comments(text: str) -> _Comments:
             continue
         if token.string.startswith(_PATH_COMMENT):
             found.paths[token.start[0]] = token.string.removeprefix(_PATH_COMMENT).strip()
+        elif token.string.startswith(_ORIGINAL_COMMENT):
+            found.originals[token.start[0]] = token.string.removeprefix(_ORIGINAL_COMMENT).strip()
         elif token.string.startswith(_HANDLE_COMMENT):
             name, _, handle = token.string.removeprefix(_HANDLE_COMMENT).strip().rpartition(":")
             if handle.isdecimal():
@@ -170,7 +176,9 @@ def _kernels(tree: ast.Module, comments: _Comments) -> Iterator[GeneratedKernel]
     previous_line = 0
     for statement in tree.body:
         # A kernel's path comment stands somewhere between the statement before it and its own definition.
-        paths = [path for line, path in comments.paths.items() if previous_line < line < statement.lineno]
+        between = range(previous_line + 1, statement.lineno)
+        paths = [comments.paths[line] for line in between if line in comments.paths]
+        originals = [comments.originals[line] for line in between if line in comments.originals]
         previous_line = statement.end_lineno or statement.lineno
         if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Call):
             continue
@@ -179,7 +187,14 @@ def _kernels(tree: ast.Module, comments: _Comments) -> Iterator[GeneratedKernel]
         if not isinstance(target, ast.Name) or owner != "async_compile":
             continue
         backend = "cpp" if method == "cpp_pybinding" else method
-        yield GeneratedKernel(target.id, backend, _source(call, method), statement.lineno, paths[-1] if paths else "")
+        yield GeneratedKernel(
+            target.id,
+            backend,
+            _source(call, method),
+            statement.lineno,
+            paths[-1] if paths else "",
+            originals[-1] if originals else "",
+        )
 
 
 def _source(call: ast.Call, method: str) -> str:

@@ -10,15 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fuselab.capture import internals
+from fuselab.capture.assembly import Libraries
 from fuselab.capture.autotuning import mix_order_provenance
 from fuselab.capture.caches import inductor_cache, own_caches, triton_cache
+from fuselab.capture.chain import Chain, read_chain
+from fuselab.capture.chain_builder import ChainBuilder
 from fuselab.capture.completeness import list_absences
 from fuselab.capture.files import Files
+from fuselab.capture.internals_lines import record_line_origins
 from fuselab.capture.kernels import KernelBuilder
 from fuselab.capture.snapshots import recall, remember
 from fuselab.capture.trace import CompiledGraph, FusionHandler, Recorder, TraceHandler
 from fuselab.capture.triton_cache import chosen_hashes, read_cache
-from fuselab.records import Artifact, Kernel, Stage
+from fuselab.records import Artifact, Direction, Kernel, Stage
 
 __all__ = ["Capture", "capture"]
 
@@ -37,6 +41,11 @@ class Capture:
     """Graph breaks, recompilations and failures with the user's line and the reason, and what could not be captured."""
     records: dict[str, int] = field(default_factory=dict)
     """How often each kind of trace record came, unknown kinds included."""
+
+    def chain(self, direction: Direction = Direction.FORWARD) -> Chain:
+        """From the user's lines to the lines of the machine code and back; empty where nothing was compiled."""
+        path = self.into / f"graphs/{direction.value}/chain.json"
+        return read_chain(path) if path.is_file() else Chain(direction=direction.value)
 
 
 @contextlib.contextmanager
@@ -69,10 +78,11 @@ def capture(into: Path, *, variant: str, workload: str, caches: Path | None = No
                 internals.provenance_globals_restored(),
                 internals.capture_settings() as missing,
                 mix_order_provenance(),
+                record_line_origins() as untraced,
                 _listening(internals.trace_logger(), TraceHandler(recorder)),
                 _listening(internals.fusion_logger(), FusionHandler(recorder)),
             ):
-                for reason in missing:
+                for reason in (*missing, *untraced):
                     recorder.warn(reason)
                 yield captured
         finally:
@@ -115,9 +125,13 @@ def _collect(captured: Capture, files: Files, recorder: Recorder, caches: Path) 
         _write_tables(files, graph)
     binaries = read_cache([triton_cache(caches), inductor_cache(caches) / "triton"]) if recorder.graphs else []
     best = chosen_hashes(inductor_cache(caches)) if binaries else set()
-    builder = KernelBuilder(files, binaries, best, recorder.library_roots)
+    chain = ChainBuilder(files, recorder.library_roots)
+    chain.prepare(recorder.graphs)
+    libraries = Libraries(inductor_cache(caches))
+    builder = KernelBuilder(files, binaries, best, recorder.library_roots, libraries, chain)
     for graph in recorder.graphs:
         builder.add(graph)
+    chain.close()
     for warning in builder.warnings:
         recorder.warn(warning)
     if not recorder.graphs:
