@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fuselab import capture
     from fuselab.api import doctor, load_run, run
+    from fuselab.diagnosis import diagnose
+    from fuselab.startup import compile_cost
 
-__all__ = ["__version__", "capture", "doctor", "load_run", "run"]
+__all__ = ["__version__", "capture", "compile_cost", "diagnose", "doctor", "load_run", "run"]
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,10 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name == "capture":  # the package is the function: it can be called
         return importlib.import_module("fuselab.capture")
+    if name == "compile_cost":
+        return importlib.import_module("fuselab.startup").compile_cost
+    if name == "diagnose":
+        return importlib.import_module("fuselab.diagnosis").diagnose
     if name in __all__:
         return getattr(importlib.import_module("fuselab.api"), name)
     raise AttributeError(f"module 'fuselab' has no attribute {name!r}; it has {', '.join(__all__)}")

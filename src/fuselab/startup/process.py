@@ -1,0 +1,143 @@
+"""A measured process from its parent's side: spawned with a request, listened to, given a deadline, never left behind.
+
+The worker's ``Crew`` does the same for checks and timings; it lies above this room, and it hands out no clock reading
+from just before the spawn, which is where a start begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from fuselab.records import Status
+from fuselab.startup.messages import Answer, Failed, Progress, Request, StartRequest, decode_answer, encode
+
+__all__ = ["ask"]
+
+LOG_TAIL = 2000
+"""Characters of a dead process's output that are quoted."""
+
+
+def ask(
+    request: Request,
+    *,
+    deadline_s: float,
+    environment: Mapping[str, str] | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Answer:
+    """Carry out one request in a process of its own; a death or a passed deadline is an answer (``Failed``)."""
+    with tempfile.TemporaryFile() as log, _spawned(request, environment or {}, log) as (process, pipe):
+        last = "starting"
+        result: Answer | None = None
+        deadline = time.monotonic() + deadline_s
+        for answer in _answers(pipe, deadline):
+            if isinstance(answer, Progress):
+                last = answer.text
+                on_progress(answer.text)
+            else:
+                result = answer
+                break
+        if result is None and time.monotonic() >= deadline:
+            return Failed(
+                status=Status.TIMED_OUT,
+                reason=f"no answer within {deadline_s:.0f} s (it was at: {last})",
+                traceback=_tail(log),
+            )
+        if result is not None:
+            return result
+        return _death(process.wait(), last, _tail(log))
+
+
+@contextlib.contextmanager
+def _spawned(
+    request: Request, environment: Mapping[str, str], log: IO[bytes]
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    reader, writer = os.pipe()
+    try:
+        spawned_ns = time.monotonic_ns()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fuselab.startup", str(writer)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=(writer,),
+            start_new_session=True,
+            env={**os.environ, **_source_path(), "FUSELAB_PARENT": str(os.getpid()), **environment},
+        )
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    try:
+        if isinstance(request, StartRequest):
+            request = msgspec.structs.replace(request, spawned_ns=spawned_ns)
+        assert process.stdin is not None  # noqa: S101 - Popen was given PIPE
+        with contextlib.suppress(BrokenPipeError):  # it died at once: the death is the answer
+            process.stdin.write(encode(request))
+            process.stdin.close()
+        yield process, reader
+    finally:
+        # The group can outlive its leader: the compiler's helpers are in it. A process that has answered ends by
+        # itself; how soon is no part of what was measured.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.close(reader)
+
+
+def _answers(pipe: int, deadline: float) -> Iterator[Answer]:
+    """Answers as they arrive, until the pipe closes or the deadline passes."""
+    buffer = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while (left := deadline - time.monotonic()) > 0:
+            if not selector.select(timeout=left):
+                return
+            chunk = os.read(pipe, 1 << 16)
+            if not chunk:
+                return
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            for line in lines:
+                try:
+                    yield decode_answer(line)
+                except msgspec.DecodeError as error:
+                    yield Failed(status=Status.ERROR, reason=f"the process answered with something unreadable: {error}")
+
+
+def _death(code: int, last: str, output: str) -> Failed:
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        note = "; the kernel's out-of-memory killer ends processes so" if -code == signal.SIGKILL else ""
+        return Failed(
+            status=Status.CRASHED, reason=f"the process died by {name} (it was at: {last}){note}", traceback=output
+        )
+    return Failed(
+        status=Status.EXITED,
+        reason=f"the process ended with exit code {code} before it answered (it was at: {last})",
+        traceback=output,
+    )
+
+
+def _tail(log: IO[bytes]) -> str:
+    log.seek(0, os.SEEK_END)
+    log.seek(max(0, log.tell() - LOG_TAIL))
+    return log.read().decode(errors="replace").strip()
+
+
+def _source_path() -> dict[str, str]:
+    """Where fuselab is imported from, so that it also runs from a source tree that was put on ``sys.path``."""
+    source = str(Path(__file__).parents[2])
+    known = os.environ.get("PYTHONPATH", "")
+    return {"PYTHONPATH": os.pathsep.join(p for p in (source, known) if p)}
