@@ -13,7 +13,14 @@ from typing import Any
 
 import typer
 
-from fuselab.cli import calibrate, compile_cost, diagnose, doctor, run, show  # noqa: F401 - each hangs its commands on the application
+from fuselab.cli import (  # noqa: F401 - each hangs its commands on the application
+    calibrate,
+    compile_cost,
+    diagnose,
+    doctor,
+    run,
+    show,
+)
 from fuselab.cli.app import app, escaped, words
 from fuselab.errors import FuselabError
 
