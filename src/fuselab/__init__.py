@@ -16,12 +16,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fuselab import capture
+    from fuselab import capture, deploy
     from fuselab.api import doctor, load_run, run
     from fuselab.diagnosis import diagnose
     from fuselab.startup import compile_cost
 
-__all__ = ["__version__", "capture", "compile_cost", "diagnose", "doctor", "load_run", "run"]
+__all__ = ["__version__", "capture", "compile_cost", "deploy", "diagnose", "doctor", "load_run", "run"]
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,8 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name == "capture":  # the package is the function: it can be called
         return importlib.import_module("fuselab.capture")
+    if name == "deploy":
+        return importlib.import_module("fuselab.deploy")
     if name == "compile_cost":
         return importlib.import_module("fuselab.startup").compile_cost
     if name == "diagnose":

@@ -1,0 +1,127 @@
+"""``pack``: build in a child with empty caches, write the package beside the old one, exchange them in one step."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fuselab import __version__
+from fuselab.deploy.archive import Replacement, describe_files, now
+from fuselab.deploy.manifest import Manifest, Reference
+from fuselab.deploy.messages import BuildRequest, BuildResult
+from fuselab.deploy.process import ask, fresh_caches
+from fuselab.errors import UnknownNameError, UsageError
+from fuselab.records import Workload
+from fuselab.store.files import naming
+
+__all__ = ["DIRECTIONS", "Packed", "pack"]
+
+DIRECTIONS = ("forward", "backward", "both")
+
+SOURCE = "model/source.py"
+
+
+class Packed(msgspec.Struct, frozen=True, kw_only=True):
+    """A package that was written."""
+
+    path: str
+    """Where it is."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hash of the file, to ship along and to load it with."""
+    manifest: Manifest
+    """What is inside."""
+    warnings: list[str]
+    """What it does not have, and why."""
+
+
+def pack(
+    reference: Reference,
+    workloads: Sequence[Workload],
+    output: Path | str,
+    *,
+    device_type: str = "cpu",
+    direction: str = "forward",
+    variant: str = "compile",
+    aoti: bool = True,
+    deadline_s: float = 3600.0,
+    say: Callable[[str], None] = lambda _: None,
+) -> Packed:
+    """Make a warm-start package of a model.
+
+    Args:
+        reference: a registered experiment, or a user's ``FILE.py:NAME`` with the file's path.
+        workloads: the calls that it is to be ready for.
+        output: the file to write; an older package there stays until the new one is whole.
+        device_type: ``cpu`` or ``cuda``.
+        direction: ``forward`` (inference), ``backward`` (a training step) or ``both``.
+        variant: the compiled variant.
+        aoti: whether to make an AOTInductor package of each forward, too.
+        deadline_s: seconds that building may take.
+        say: told what is being done.
+
+    Raises:
+        UsageError: something cannot be packed, or ``output`` is something else than a package.
+        StoreError: the disk refused; the old package stands.
+        CheckFailedError: the compiled model does not answer as eager does.
+        WorkerError: the model or the compiler failed.
+    """
+    if direction not in DIRECTIONS:
+        raise UnknownNameError("direction", direction, DIRECTIONS)
+    if not workloads:
+        raise UsageError("nothing to pack: no call was declared", hint="give the arguments with --arg")
+    output = Path(output)
+    with (
+        Replacement(output) as replacement,
+        naming("make a directory below", Path(tempfile.gettempdir())),
+        tempfile.TemporaryDirectory(prefix="fuselab-pack-") as directory,
+    ):
+        work = Path(directory)
+        staging = work / "staging"
+        staging.mkdir()
+        say("compiling" + (" and exporting" if aoti and direction != "backward" else ""))
+        built = ask(
+            BuildRequest(
+                reference=reference,
+                variant=variant,
+                workloads=list(workloads),
+                device_type=device_type,
+                directions=["forward", "backward"] if direction == "both" else [direction],
+                aoti=aoti,
+                staging=str(staging),
+            ),
+            BuildResult,
+            directory=work,
+            deadline_s=deadline_s,
+            environment=fresh_caches(work / "caches"),
+        )
+        files = {name: staging / name for name in built.files}
+        model = reference
+        if reference.target:
+            path, _, name = reference.target.rpartition(":")
+            source = Path(path)
+            files[SOURCE] = source
+            model = msgspec.structs.replace(reference, target=f"{source.name}:{name}", source=SOURCE)
+        say("writing")
+        manifest = Manifest(
+            fuselab=__version__,
+            created_at=now(),
+            machine=built.machine,
+            model=model,
+            compilation=built.compilation,
+            calls=built.calls,
+            files=describe_files(files),
+            artifacts=built.artifacts,
+            artifact_counts=built.artifact_counts,
+            libraries=built.libraries,
+            triton_libraries=built.triton_libraries,
+            seconds=built.seconds,
+            variant=variant,
+            warnings=built.warnings,
+        )
+        size, sha256 = replacement.commit(manifest, files)
+    return Packed(path=str(output), size=size, sha256=sha256, manifest=manifest, warnings=built.warnings)
