@@ -20,6 +20,7 @@ from fuselab.measure.verdicts import (
     SELF_CERTIFICATION_FAILED,
     THROTTLING_DECIDES,
     TIMED_OUTPUT_WRONG,
+    TOO_FAST,
 )
 from fuselab.records import Ceiling, Clock, Comparison, Conditions, Parts, Sample, Traffic, Verdict
 
@@ -34,6 +35,10 @@ _ALPHA = 0.05
 _ALARM_ALPHA = 0.001
 """Level of what withholds speedups: a baseline that differs from itself, a cell above its ceiling. A run has hundreds
 of cells, and one false alarm in a run would be too many.
+"""
+_SHORTEST_NS = {Clock.CPU_MONOTONIC: 400.0, Clock.CUDA_GRAPH: 300.0}
+"""Less than one call takes that does anything: the cheapest operator on a CPU, the smallest kernel of a graph. The loop
+around it, or the replay, is then a good part of what is timed.
 """
 _LAUNCH_BOUND = 1.5
 """An eager loop that takes this many times the device's time waits for the host."""
@@ -148,6 +153,7 @@ class Evaluation:
             others = {**self._clocks.get(name, {}), **clocks}
             if clock is not None:
                 others.pop(clock, None)
+                self._warn_if_too_fast(name, clock, samples)
             comparison = self._comparison(clocked, name, len(samples))
             ceiling = None
             if samples and name not in self.errors and traffic is not None and streaming is not None:
@@ -178,6 +184,14 @@ class Evaluation:
         for name in self.names if failure else ():
             self.warn(name, f"{SELF_CERTIFICATION_FAILED}: {failure}")
         return {name: replace(timing, warnings=self._warnings.get(name, [])) for name, timing in found.items()}
+
+    def _warn_if_too_fast(self, name: str, clock: Clock, samples: list[Sample]) -> None:
+        if samples and median([s.duration_ns for s in samples]) < (shortest := _SHORTEST_NS.get(clock, 0.0)):
+            self.warn(
+                name,
+                f"{TOO_FAST}: a call takes less than the {shortest:.0f} ns of the cheapest operator, so it does nothing"
+                " that could be timed; compute something from the inputs, or give it more to do",
+            )
 
     def _known(self, name: str) -> Comparison | None:
         """The comparison of something whose truth is known."""

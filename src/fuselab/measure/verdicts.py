@@ -22,6 +22,7 @@ __all__ = [
     "SELF_CERTIFICATION_FAILED",
     "THROTTLING_DECIDES",
     "TIMED_OUTPUT_WRONG",
+    "TOO_FAST",
     "WITHHOLDING",
     "settle",
     "verdict_of",
@@ -35,8 +36,9 @@ ABOVE_CEILING = "above the measured ceiling"
 SELF_CERTIFICATION_FAILED = "self-certification failed"
 TIMED_OUTPUT_WRONG = "the timed output is wrong"
 THROTTLING_DECIDES = "throttled rounds decide the verdict"
+TOO_FAST = "faster than the clock can see"
 
-WITHHOLDING = (ABOVE_CEILING, SELF_CERTIFICATION_FAILED, TIMED_OUTPUT_WRONG, THROTTLING_DECIDES)
+WITHHOLDING = (ABOVE_CEILING, SELF_CERTIFICATION_FAILED, TIMED_OUTPUT_WRONG, THROTTLING_DECIDES, TOO_FAST)
 """A measurement with a warning that begins with one of these shows no speedup."""
 
 _DIFFERENCES = (Verdict.FASTER, Verdict.SLOWER)
