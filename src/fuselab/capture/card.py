@@ -1,0 +1,414 @@
+"""The kernel card: what a kernel computes, moves, executes and is limited by, from what was captured of it.
+
+Pure but for reading the kernel's own files. Every section is either there or ``{"absent": reason}``; a section that
+cannot be made never keeps the others from being made. ``docs/kernel-cards.md`` explains each figure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fuselab.capture.card_fusion import refusals_of, scheduled
+from fuselab.capture.card_launch import LaunchArguments, ScalarArgument, TensorArgument, read_launches
+from fuselab.capture.card_limiter import Facts, predict
+from fuselab.capture.card_operators import Operators, read_operators
+from fuselab.capture.card_triton import TritonSource, argument_names, launch_grid, read_triton_source
+from fuselab.capture.output_code import OutputCode
+from fuselab.capture.repro import ReproFacts, argument_node, input_node, repro_script
+from fuselab.capture.trace import CompiledGraph
+from fuselab.ir.instructions import InstructionMix, parse_sass
+from fuselab.ir.instructions_cpu import parse_assembly
+from fuselab.ir.occupancy import Occupancy, occupancy
+from fuselab.ir.traffic import Traffic, measure_traffic
+from fuselab.ir.traffic_cpp import CppAccesses, read_cpp
+from fuselab.ir.traffic_ttir import TtirAccesses, read_ttir
+from fuselab.targets import TARGETS, Target
+
+__all__ = ["CARD_VERSION", "AbsentError", "CardBuilder"]
+
+CARD_VERSION = 2
+
+_OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
+_MOST_LAUNCHES = 20
+
+
+class AbsentError(Exception):
+    """A section cannot be made; the message says why."""
+
+
+@dataclass
+class _Kernel:
+    """What is worked out for one kernel on the way to its card."""
+
+    card: dict[str, Any]
+    folder: Path
+    launch: LaunchArguments | None = None
+    names: tuple[str, ...] = ()
+    source: TritonSource | None = None
+    grid: tuple[int, int, int] | None = None
+    grid_absent: str = ""
+    target: Target | None = None
+    target_absent: str = ""
+    traffic: Traffic | None = None
+    ttir: TtirAccesses | None = None
+    cpp: CppAccesses | None = None
+    mix: InstructionMix | None = None
+    occupancy: Occupancy | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def text(self, stage: str) -> str:
+        """A stage's text; Absent where it was not saved."""
+        path = self.folder / stage
+        if not path.is_file():
+            raise AbsentError(f"{stage} was not captured")
+        return path.read_text(encoding="utf-8", errors="replace")
+
+
+class CardBuilder:
+    """Fills in the cards of one graph's kernels.
+
+    Args:
+        graph: the graph.
+        code: its output module, read.
+        target: the device that the kernels are for; None: whichever described device their sources name.
+    """
+
+    def __init__(self, graph: CompiledGraph, code: OutputCode, target: Target | None = None) -> None:
+        self._graph = graph
+        self._target = target
+        self._launches: dict[str, list[LaunchArguments]] = {}
+        for launch in read_launches(graph.output_path.read_text(encoding="utf-8")):
+            self._launches.setdefault(launch.kernel, []).append(launch)
+        self._nodes_of: dict[str, list[str]] = {}
+        for launched in code.launches:
+            self._nodes_of.setdefault(launched.name, []).extend(graph.nodes_of.get(launched.key, ()))
+        groups = graph.snapshot.schedule if graph.snapshot is not None else ()
+        self._schedule = scheduled(groups, self._nodes_of)
+        self._buffers = graph.snapshot.buffers if graph.snapshot is not None else {}
+        self._post_grad = ""
+        if graph.post_grad_path is not None and graph.post_grad_path.is_file():
+            self._post_grad = graph.post_grad_path.read_text(encoding="utf-8", errors="replace")
+
+    def fill(self, card: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], str | None]:
+        """A kernel's whole card, and the text of its ``repro.py``; None where it cannot have one.
+
+        Args:
+            card: what the kernel's record and its binary say.
+            folder: where its source and stages were saved.
+        """
+        kernel = _Kernel(dict(card), folder)
+        self._prepare(kernel)
+        repro: str | None = None
+        try:
+            repro = self._repro(kernel)
+            said: dict[str, Any] = {"file": "repro.py", "run": "python repro.py"}
+        except AbsentError as absent:
+            said = {"absent": str(absent)}
+        sections = {
+            "card_version": CARD_VERSION,
+            "launch": _section(self._launch, kernel),
+            "split": _section(self._split, kernel),
+            "traffic": _section(self._traffic, kernel),
+            "occupancy": _section(self._occupancy, kernel),
+            "instructions": _section(self._instructions, kernel),
+            "limiter": _section(self._limiter, kernel),
+            "repro": said,
+        }
+        return {**kernel.card, **sections}, repro
+
+    def _prepare(self, kernel: _Kernel) -> None:
+        """Everything that several sections need, each as far as it can be had."""
+        launches = self._launches.get(kernel.card["name"], [])
+        kernel.launch = launches[0] if launches else None
+        backend = kernel.card["backend"]
+        if backend == "triton":
+            self._prepare_triton(kernel)
+        elif backend == "cpp":
+            try:
+                kernel.cpp = read_cpp(kernel.text("kernel.cpp"), {})
+                kernel.names = tuple(argument.name for argument in kernel.cpp.arguments)
+                kernel.sizes = _sizes(kernel)
+                kernel.cpp = read_cpp(kernel.text("kernel.cpp"), kernel.sizes)
+            except (AbsentError, ValueError):
+                kernel.cpp = None
+        for measure in (self._measure_traffic, self._measure_mix, self._measure_occupancy):
+            measure(kernel)
+
+    def _prepare_triton(self, kernel: _Kernel) -> None:
+        try:
+            kernel.source = read_triton_source(kernel.text("kernel.py"))
+        except (AbsentError, ValueError, SyntaxError) as error:
+            kernel.grid_absent = f"the kernel's source could not be read: {error}"
+            return
+        if kernel.launch is not None:
+            kernel.names = argument_names(kernel.source, len(kernel.launch.arguments))
+        kernel.sizes = {**kernel.source.sizes, **_sizes(kernel)}
+        config = {k: v for k, v in (kernel.card.get("config") or {}).items() if isinstance(v, int)}
+        found = launch_grid(kernel.source.inductor_meta, config, kernel.sizes)
+        if isinstance(found, str):
+            kernel.grid_absent = found
+        else:
+            kernel.grid = found
+        kernel.target, kernel.target_absent = self._find_target(kernel.source)
+        try:
+            kernel.ttir = read_ttir(kernel.text("ttir"), kernel.sizes, kernel.grid)
+        except (AbsentError, ValueError):
+            kernel.ttir = None
+
+    def _find_target(self, source: TritonSource) -> tuple[Target | None, str]:
+        if self._target is not None:
+            return self._target, ""
+        cc, count = source.device.get("cc"), source.device.get("multi_processor_count")
+        if not isinstance(cc, int):
+            return None, f"no described device has the architecture {cc!r}"
+        capability = divmod(cc, 10)
+        same = [t for t in TARGETS.values() if t.compute_capability == capability]
+        exact = [t for t in same if t.multiprocessors == count]
+        if len(exact) == 1:
+            return exact[0], ""
+        names = ", ".join(t.name for t in exact or same)
+        why = f"several described devices fit ({names})" if same else f"no described device has capability {capability}"
+        # What a multiprocessor holds is the same for all of them; how fast memory is differs.
+        either = exact or same
+        return (either[0] if either else None), why
+
+    def _measure_traffic(self, kernel: _Kernel) -> None:
+        found = kernel.ttir or kernel.cpp
+        if found is None:
+            return
+        sizes: dict[str, int | None] = {}
+        if kernel.launch is not None and len(kernel.names) == len(kernel.launch.arguments):
+            for name, argument in zip(kernel.names, kernel.launch.arguments, strict=True):
+                if isinstance(argument, TensorArgument):
+                    sizes[name] = math.prod(argument.shape)
+        kernel.traffic = measure_traffic(found.accesses, sizes, found.reasons)
+
+    def _measure_mix(self, kernel: _Kernel) -> None:
+        try:
+            text = kernel.text("sass")
+            trips = [loop.trips for loop in kernel.ttir.loops] if kernel.ttir else []
+            kernel.mix = parse_sass(text, trips=trips)
+        except (AbsentError, ValueError):
+            kernel.mix = None
+
+    def _measure_occupancy(self, kernel: _Kernel) -> None:
+        card = kernel.card
+        if kernel.target is None or card.get("registers") is None or card.get("num_warps") is None:
+            return
+        programs = None if kernel.grid is None else math.prod(kernel.grid)
+        try:
+            kernel.occupancy = occupancy(
+                kernel.target, card["registers"], card.get("shared_bytes") or 0, card["num_warps"], programs
+            )
+        except ValueError as error:
+            kernel.target_absent = str(error)
+
+    def _launch(self, kernel: _Kernel) -> dict[str, Any]:
+        launches = self._launches.get(kernel.card["name"], [])
+        if not launches:
+            raise AbsentError("the output module does not launch it, or launches it in a way that is not read")
+        grid: Any = None
+        if kernel.card["backend"] == "triton":
+            grid = list(kernel.grid) if kernel.grid is not None else {"absent": kernel.grid_absent}
+        return {
+            "grid": grid,
+            "programs": None if kernel.grid is None else math.prod(kernel.grid),
+            "arguments": [_described(name, a) for name, a in _named(kernel.names, launches[0])],
+            "launches": [
+                {"line": launch.line, "arguments": [_short(a) for a in launch.arguments]}
+                for launch in launches[:_MOST_LAUNCHES]
+            ],
+        }
+
+    def _split(self, kernel: _Kernel) -> dict[str, Any]:
+        if self._graph.snapshot is None:
+            raise AbsentError("taken from Inductor's cache, which does not keep what the scheduler said")
+        if not self._schedule.kernel_of:
+            raise AbsentError("Inductor's schedule could not be read in this version of torch")
+        name = kernel.card["name"]
+        found = refusals_of(name, self._schedule, self._graph.refusals)
+        others = [other for other in self._nodes_of if other != name]
+        silent = [other for other in others if other not in {refusal.neighbour for refusal in found}]
+        return {
+            "from": [refusal.summary() for refusal in found],
+            "never_tried_with": silent,
+            "alone": not others,
+        }
+
+    def _traffic(self, kernel: _Kernel) -> dict[str, Any]:
+        backend = kernel.card["backend"]
+        if backend not in ("triton", "cpp"):
+            raise AbsentError(f"a kernel of backend {backend} is not read")
+        if kernel.traffic is None:
+            raise AbsentError("there is no TTIR" if backend == "triton" else "the C++ source could not be read")
+        if backend == "triton" and kernel.grid is None:
+            raise AbsentError(f"the grid is not known: {kernel.grid_absent}")
+        return kernel.traffic.summary()
+
+    def _occupancy(self, kernel: _Kernel) -> dict[str, Any]:
+        if kernel.card["backend"] != "triton":
+            raise AbsentError("not a GPU kernel")
+        if kernel.occupancy is None:
+            raise AbsentError(kernel.target_absent or "its registers or warps are not known: there is no binary")
+        device = kernel.target.device_name if kernel.target else ""
+        return {"device": device, **kernel.occupancy.summary()}
+
+    def _instructions(self, kernel: _Kernel) -> dict[str, Any]:
+        if kernel.card["backend"] == "cpp":
+            try:
+                return parse_assembly(kernel.text("assembly"), kernel.cpp.name if kernel.cpp else "kernel").summary()
+            except ValueError as error:
+                raise AbsentError(str(error)) from error
+        if kernel.mix is None:
+            kernel.text("sass")
+            raise AbsentError("the SASS could not be read")
+        elements = kernel.traffic.elements if kernel.traffic else 0
+        a_element = None
+        if elements and kernel.grid is not None and kernel.card.get("num_warps"):
+            threads = math.prod(kernel.grid) * kernel.card["num_warps"] * 32
+            a_element = kernel.mix.total * threads / elements
+        return {"an_element": a_element, **kernel.mix.summary()}
+
+    def _limiter(self, kernel: _Kernel) -> dict[str, Any]:
+        if kernel.card["backend"] != "triton":
+            raise AbsentError("the model is of described GPUs")
+        if kernel.target is None or (kernel.target_absent and self._target is None):
+            raise AbsentError(f"the device is not known: {kernel.target_absent}")
+        missing = [
+            what
+            for what, value in (
+                ("traffic", kernel.traffic),
+                ("instructions", kernel.mix),
+                ("occupancy", kernel.occupancy),
+                ("grid", kernel.grid),
+            )
+            if value is None
+        ]
+        if missing or kernel.traffic is None or kernel.mix is None or kernel.occupancy is None or kernel.grid is None:
+            raise AbsentError(f"not known: {', '.join(missing)}")
+        facts = Facts(
+            kernel.target,
+            kernel.traffic,
+            kernel.mix,
+            kernel.occupancy,
+            math.prod(kernel.grid),
+            kernel.card["num_warps"],
+            _rounds(kernel.mix),
+        )
+        try:
+            return {"device": kernel.target.device_name, **predict(facts).summary()}
+        except ValueError as error:
+            raise AbsentError(str(error)) from error
+
+    def _repro(self, kernel: _Kernel) -> str:
+        card = kernel.card
+        if card["backend"] not in ("triton", "cpp"):
+            raise AbsentError(f"a kernel of backend {card['backend']} is not Inductor's own source")
+        if kernel.launch is None:
+            raise AbsentError("the output module does not launch it")
+        if len(kernel.names) != len(kernel.launch.arguments):
+            raise AbsentError("its launch has another number of arguments than its source")
+        if kernel.traffic is None:
+            raise AbsentError("which of its arguments are outputs is not known: its code could not be read")
+        roles = {argument.name: argument.role for argument in kernel.traffic.arguments}
+        config = {k: v for k, v in (card.get("config") or {}).items() if k not in _OPTIONS}
+        metadata = card.get("triton_metadata") or {}
+        options = {k: metadata[k] for k in _OPTIONS if metadata.get(k) is not None}
+        if metadata.get("debug"):
+            options["debug"] = True
+        if metadata.get("enable_fp_fusion") is False:
+            options["enable_fp_fusion"] = False
+        cpp = kernel.cpp.arguments if kernel.cpp else []
+        facts = ReproFacts(
+            name=card["name"],
+            backend=card["backend"],
+            file="kernel.cpp" if card["backend"] == "cpp" else "kernel.py",
+            function=kernel.cpp.name if kernel.cpp else (kernel.source.function if kernel.source else ""),
+            launch=kernel.launch,
+            names=kernel.names,
+            roles=roles,
+            buffer_nodes=self._buffers,
+            operators=self._operators(kernel, roles),
+            signature=[f"{'const ' if a.const else ''}{a.type}{'*' if a.pointer else ''}" for a in cpp],
+            grid=kernel.grid,
+            config=config if kernel.grid is not None else None,
+            options=options,
+        )
+        try:
+            return repro_script(facts)
+        except ValueError as error:
+            raise AbsentError(str(error)) from error
+
+    def _operators(self, kernel: _Kernel, roles: Mapping[str, str]) -> Operators:
+        if not self._post_grad:
+            return Operators(reason="the post-grad graph was not captured")
+        if not self._buffers:
+            return Operators(reason="which graph node each buffer holds was not recorded")
+        inputs, outputs = [], []
+        for name, argument in _named(kernel.names, kernel.launch):
+            if not isinstance(argument, TensorArgument):
+                continue
+            role = roles.get(name, "input")
+            if role != "output" and (node := input_node(argument, self._buffers, role == "in-out")):
+                inputs.append(node)
+            if role != "input" and (node := argument_node(argument, self._buffers)):
+                outputs.append(node)
+        return read_operators(self._post_grad, inputs, outputs)
+
+
+def _section(make: Any, kernel: _Kernel) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = make(kernel)
+    except AbsentError as absent:
+        return {"absent": str(absent)}
+    return found
+
+
+def _named(names: tuple[str, ...], launch: LaunchArguments | None) -> list[tuple[str, Any]]:
+    arguments = launch.arguments if launch else ()
+    return [(names[i] if i < len(names) else f"argument {i}", a) for i, a in enumerate(arguments)]
+
+
+def _sizes(kernel: _Kernel) -> dict[str, int]:
+    """Integer arguments of the launch by name."""
+    return {
+        name: argument.value
+        for name, argument in _named(kernel.names, kernel.launch)
+        if isinstance(argument, ScalarArgument) and isinstance(argument.value, int)
+    }
+
+
+def _described(name: str, argument: Any) -> dict[str, Any]:
+    if isinstance(argument, TensorArgument):
+        return {
+            "name": name,
+            "buffer": argument.name,
+            "shape": list(argument.shape),
+            "stride": list(argument.stride),
+            "dtype": argument.dtype,
+            "offset": argument.offset,
+        }
+    if isinstance(argument, ScalarArgument):
+        return {"name": name, "value": argument.value}
+    return {"name": name, "absent": argument.reason}
+
+
+def _short(argument: Any) -> Any:
+    if isinstance(argument, TensorArgument):
+        return argument.name
+    return argument.value if isinstance(argument, ScalarArgument) else {"absent": argument.reason}
+
+
+def _rounds(mix: InstructionMix) -> int:
+    """How often one program waits for memory: once, and once for each turn of a machine loop."""
+    outermost = [
+        loop
+        for loop in mix.loops
+        if not any(other is not loop and other.first <= loop.first and loop.last <= other.last for other in mix.loops)
+    ]
+    turns = [loop.trips for loop in outermost if loop.trips is not None]
+    return 1 + sum(max(0, trips - 1) for trips in turns)

@@ -1,0 +1,229 @@
+"""What limits a kernel: predicted from its card, confirmed or corrected by a measurement.
+
+Pure. A kernel takes as long as the slowest of four things:
+
+- *memory*: its bytes over the device's bandwidth. What is read again counts as memory only where it cannot have stayed
+  in the L2 cache in between.
+- *instructions*: its warps' instructions over what the multiprocessors can issue, each class at the rate of its pipe.
+- *latency*: a program waits for memory, for the instruction before and at barriers; programs that do not fit on the
+  device at once wait for those before them.
+- *launch*: below some microseconds the device is busy with starting and ending the kernel.
+
+The figures of the model are the constants below, with their sources; docs/kernel-cards.md has them beside measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fuselab.ir.instructions import InstructionMix
+from fuselab.ir.occupancy import Occupancy
+from fuselab.ir.traffic import Traffic
+from fuselab.targets import Target
+
+__all__ = ["LIMITERS", "Facts", "Prediction", "judge", "predict"]
+
+LIMITERS = ("memory", "instructions", "latency", "launch")
+
+LAUNCH_US = 2.5
+"""Below this a kernel's own work does not show: between 2 and 3 us pass from one launch to the next."""
+MEMORY_LATENCY_US = 0.6
+"""From a load to its value when it comes from memory, on the generations since 8.0 under some load."""
+DEPENDENT_CYCLES = 4.0
+"""Cycles from an arithmetic instruction to one that needs its result, since 7.0."""
+PARALLEL_IN_A_WARP = 2.0
+"""Independent instructions that a warp has in flight on average, in generated element-wise code."""
+BARRIER_CYCLES = 40.0
+"""Cycles that a block spends at one barrier of its warps."""
+EXCHANGE_CYCLES = 24.0
+"""Cycles from a shuffle or a shared-memory access to its value."""
+CACHE_SHARE = 0.5
+"""Part of the L2 cache in which what is read again may be found: the rest holds what streams through."""
+SUSTAINED = {"memory": 0.90, "instructions": 0.75}
+"""Part of the peak that good kernels reach."""
+
+_LANES: dict[str, float] = {
+    "special": 16,
+    "global load": 32,
+    "global store": 32,
+    "global atomic": 32,
+    "spill": 32,
+    "shared": 32,
+    "exchange": 32,
+    "conversion": 64,
+    "integer": 64,
+    "uniform": 64,
+}
+"""Results a clock and multiprocessor: CUDA C++ Programming Guide, *Throughput of Native Arithmetic Instructions*."""
+_FLOAT_LANES = {(8, 0): 64}
+_DOUBLE_LANES = {(8, 0): 32, (9, 0): 64, (10, 0): 64}
+_SCHEDULERS = 4
+_BYTES_A_CLOCK = 128
+"""What a multiprocessor moves between its registers and its first-level cache in a clock."""
+
+LAUNCH_FACTOR = 1.5
+"""Measured: a kernel that takes less than this many times an empty one of the same grid is limited by its launch."""
+MEMORY_FACTOR = 0.8
+"""Measured: a kernel is limited by memory if, with its data in the cache, it takes less than this part of its time."""
+SCALING_FACTOR = 1.6
+"""Measured: twice the programs that take this many times as long keep the multiprocessors busy."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a prediction is made from."""
+
+    target: Target
+    traffic: Traffic
+    mix: InstructionMix
+    occupancy: Occupancy
+    programs: int
+    num_warps: int
+    rounds: int = 1
+    """Loads of one program that wait for each other: one, and one for each turn of a loop that loads."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What limits a kernel, by the model."""
+
+    limiter: str
+    times_us: dict[str, float]
+    """``memory``, ``instructions``, ``latency`` and ``launch``, each alone."""
+    reasons: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """As written to the kernel's card."""
+        return {"predicted": self.limiter, "times_us": self.times_us, "reasons": list(self.reasons), "measured": None}
+
+
+def predict(facts: Facts) -> Prediction:
+    """Which of the four takes longest.
+
+    Raises:
+        ValueError: the target has no figure for the clock.
+    """
+    memory, memory_words = _memory(facts)
+    instructions, instruction_words = _instructions(facts)
+    latency, latency_words = _latency(facts)
+    times = {"memory": memory, "instructions": instructions, "latency": latency}
+    longest = max(times, key=lambda name: times[name])
+    if times[longest] < LAUNCH_US:
+        limiter = "launch"
+        words = f"its own work takes {times[longest]:.2f} us ({longest}), less than the {LAUNCH_US:g} us of a launch"
+    else:
+        limiter = longest
+        others = sorted((name for name in times if name != longest), key=lambda name: -times[name])
+        words = f"{longest} takes {times[longest]:.2f} us, {others[0]} {times[others[0]]:.2f} us"
+    return Prediction(
+        limiter,
+        {name: round(value, 4) for name, value in {**times, "launch": LAUNCH_US}.items()},
+        (words, memory_words, instruction_words, latency_words),
+    )
+
+
+def judge(predicted: str | None, measurement: Mapping[str, float]) -> dict[str, Any]:
+    """What limits a kernel by measurement, and whether the prediction was right.
+
+    Each resource is taken away in turn and the kernel timed again:
+
+    Args:
+        predicted: ``limiter.predicted`` of the card; None where there is none.
+        measurement: microseconds of ``time_us`` (as it is, inputs not in the cache), ``empty_us`` (a kernel of the same
+            grid that does nothing), ``cached_us`` (the same instructions on data that stays in the cache) and
+            ``cached_twice_us`` (that with twice as many programs).
+
+    Raises:
+        KeyError: one of the four is missing.
+
+    Example:
+        >>> judge("memory", {"time_us": 40, "empty_us": 2, "cached_us": 18, "cached_twice_us": 34})["verdict"]
+        'confirmed'
+    """
+    time, empty = measurement["time_us"], measurement["empty_us"]
+    cached, twice = measurement["cached_us"], measurement["cached_twice_us"]
+    if time < LAUNCH_FACTOR * empty:
+        measured, why = "launch", f"it takes {time / empty:.2f} times an empty kernel of the same grid"
+    elif cached < MEMORY_FACTOR * time:
+        measured, why = "memory", f"with its data in the cache it takes {cached / time:.0%} of its time"
+    elif twice >= SCALING_FACTOR * cached:
+        measured = "instructions"
+        why = f"data in the cache saves {1 - cached / time:.0%}, and twice the programs take {twice / cached:.2f} times"
+    else:
+        measured = "latency"
+        why = (
+            f"data in the cache saves {1 - cached / time:.0%}, twice the programs only take {twice / cached:.2f} times"
+        )
+    verdict = "not predicted" if predicted is None else "confirmed" if predicted == measured else "corrected"
+    return {"limiter": measured, "verdict": verdict, "reason": why, "figures_us": dict(measurement)}
+
+
+def clock_hz(target: Target) -> float:
+    """The clock that the described peak in float32 implies: a fused multiply-add a lane and clock.
+
+    Raises:
+        ValueError: the target's peak is not described.
+    """
+    if target.f32_flops is None or target.compute_capability is None:
+        raise ValueError(f"the clock of {target.device_name} is not described")
+    return target.f32_flops / (2 * _FLOAT_LANES.get(target.compute_capability, 128) * target.multiprocessors)
+
+
+def _memory(facts: Facts) -> tuple[float, str]:
+    fewest = facts.traffic.total("fewest_bytes")
+    moved = facts.traffic.total("read_bytes") + facts.traffic.total("written_bytes")
+    resident = min(facts.programs, facts.occupancy.blocks * facts.target.multiprocessors)
+    between = fewest * resident / max(1, facts.programs)
+    again = max(0, moved - fewest)
+    from_cache = between <= CACHE_SHARE * facts.target.l2_bytes
+    total = fewest + (0 if from_cache else again)
+    words = f"{total:,} bytes at {facts.target.bandwidth_bytes_per_s / 1e12:.2f} TB/s"
+    if again:
+        words += f"; {again:,} more are read again, {'from the cache' if from_cache else 'from memory'}"
+    return total / facts.target.bandwidth_bytes_per_s / SUSTAINED["memory"] * 1e6, words
+
+
+def _pipe_clocks(facts: Facts) -> dict[str, float]:
+    """Clocks of one multiprocessor for one warp's instructions, by pipe."""
+    capability = facts.target.compute_capability or (0, 0)
+    classes = facts.mix.classes
+    warp = facts.target.warp_size
+    clocks = {"issue": facts.mix.total / _SCHEDULERS}
+    for name, lanes in _LANES.items():
+        clocks[name] = classes[name] * warp / lanes
+    clocks["float"] = (classes["float"] + classes["half"]) * warp / _FLOAT_LANES.get(capability, 128)
+    clocks["double"] = classes["double"] * warp / _DOUBLE_LANES.get(capability, 2)
+    memory = sum(
+        clocks.pop(name) for name in ("global load", "global store", "global atomic", "spill", "shared", "exchange")
+    )
+    wide = sum(count * int(name.rpartition(".")[2]) / 8 * warp for name, count in facts.mix.accesses.items())
+    clocks["load and store"] = max(memory, wide / _BYTES_A_CLOCK)
+    clocks["integer"] += clocks.pop("uniform")
+    return clocks
+
+
+def _instructions(facts: Facts) -> tuple[float, str]:
+    clocks = _pipe_clocks(facts)
+    pipe = max(clocks, key=lambda name: clocks[name])
+    # The busiest multiprocessor has one program more than the others; few warps cannot use all schedulers.
+    programs = math.ceil(facts.programs / facts.target.multiprocessors)
+    warps = programs * facts.num_warps
+    a_warp = clocks[pipe] * (_SCHEDULERS / min(_SCHEDULERS, max(1, facts.occupancy.warps)) if pipe == "issue" else 1)
+    total = warps * a_warp / clock_hz(facts.target) / SUSTAINED["instructions"] * 1e6
+    words = f"{facts.mix.total:.0f} instructions a warp, {warps} warps on a multiprocessor; the busiest pipe is {pipe}"
+    return total, words
+
+
+def _latency(facts: Facts) -> tuple[float, str]:
+    clock = clock_hz(facts.target)
+    waiting = facts.mix.classes["barrier"] * BARRIER_CYCLES
+    waiting += (facts.mix.classes["exchange"] + facts.mix.classes["shared"] / 2) * EXCHANGE_CYCLES
+    chain = facts.mix.total * DEPENDENT_CYCLES / PARALLEL_IN_A_WARP
+    program_us = facts.rounds * MEMORY_LATENCY_US + (chain + waiting) / clock * 1e6
+    # A program's place is taken by the next as soon as it ends: full waves, and a last one as long as a program.
+    waves = max(1.0, facts.programs / (facts.occupancy.blocks * facts.target.multiprocessors))
+    words = f"a program waits {program_us:.2f} us, {facts.rounds} times for memory; {waves:.1f} waves of them"
+    return waves * program_us, words
