@@ -1,13 +1,15 @@
 """What torch, Inductor and Triton ask of a device while they generate code, answered from a described one.
 
-For a process of its own, which ends with the job: nothing here is put back. ``describe`` is called after torch was
-imported and before its compiler is, because the compiler takes several of these functions by reference when it is
-imported. Written against torch 2.11 to 2.15 and Triton 3.6 to 3.9.
+For a process of its own. Called after torch was imported and, where the whole process is described, before torch's
+compiler is: the compiler takes several of these functions by reference when it is imported. Where only lowering is
+(``tracing``, the second way), everything is put back after each graph. Written against torch 2.11 to 2.15 and Triton
+3.6 to 3.9.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,7 @@ from fuselab.offline import internals
 from fuselab.offline.binaries import resources
 from fuselab.targets import Target
 
-__all__ = ["described_capability", "describe_to_compiler", "describe_to_torch"]
+__all__ = ["Description", "capability", "is_amd"]
 
 STATIC_SHARED_BYTES = 48 << 10
 """Shared memory that a block has without opting in: CUDA C++ Programming Guide, all compute capabilities."""
@@ -25,11 +27,7 @@ ROCM_VERSION = "7.0.0"
 """Versions that a CPU build of torch says it was built for; code generation asks whether there is one."""
 
 
-_KEPT: list[Any] = []
-"""What has to live as long as the process."""
-
-
-def described_capability(target: Target) -> tuple[int, int]:
+def capability(target: Target) -> tuple[int, int]:
     """The compute capability, or for AMD the first digits of the architecture, as HIP has them (gfx942: 9, 4)."""
     if target.compute_capability is not None:
         return target.compute_capability
@@ -44,7 +42,7 @@ def is_amd(target: Target) -> bool:
 
 def properties(target: Target) -> SimpleNamespace:
     """What ``torch.cuda.get_device_properties`` would return, as far as a datasheet knows it."""
-    major, minor = described_capability(target)
+    major, minor = capability(target)
     amd = is_amd(target)
     return SimpleNamespace(
         name=target.device_name,
@@ -93,92 +91,119 @@ class _NoDevice:
         return lambda *_args, **_kwargs: None
 
 
-def describe_to_torch(target: Target) -> None:
-    """Answer for the device in ``torch.cuda``, ``torch.version`` and ``torch._C``."""
-    import torch
+class Description:
+    """A device, described to this process."""
 
-    found = properties(target)
-    capability = described_capability(target)
-    if is_amd(target):
-        torch.version.hip, torch.version.cuda = torch.version.hip or ROCM_VERSION, None
-    else:
-        torch.version.hip, torch.version.cuda = None, torch.version.cuda or CUDA_VERSION
-    answers: dict[str, Any] = {
-        "is_available": lambda: True,
-        "is_initialized": lambda: True,
-        "_is_compiled": lambda: True,
-        "init": lambda: None,
-        "_lazy_init": lambda: None,
-        "_lazy_call": lambda *_a, **_k: None,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda _d: None,
-        "_exchange_device": lambda _d: 0,
-        "_maybe_exchange_device": lambda _d: 0,
-        "get_device_properties": lambda _d=None: found,
-        "get_device_capability": lambda _d=None: capability,
-        "get_device_name": lambda _d=None: found.name,
-        "get_arch_list": lambda: [target.arch],
-        "is_bf16_supported": lambda *_a, **_k: True,
-        "is_tf32_supported": lambda: not is_amd(target),
-        "synchronize": lambda _d=None: None,
-        "current_stream": lambda _d=None: _NoDevice(),
-        "default_stream": lambda _d=None: _NoDevice(),
-        "set_stream": lambda _s: None,
-        "_set_stream_by_id": lambda *_a, **_k: None,
-        "is_current_stream_capturing": lambda: False,
-        "device": _NoDevice,
-        "get_rng_state": lambda *_a: torch.get_rng_state(),
-        "set_rng_state": lambda *_a: None,
-        "manual_seed": lambda _s: None,
-        "manual_seed_all": lambda _s: None,
-        "seed": lambda: None,
-        "seed_all": lambda: None,
-        "initial_seed": lambda: 0,
-        "memory_allocated": lambda _d=None: 0,
-        "max_memory_allocated": lambda _d=None: 0,
-        "memory_reserved": lambda _d=None: 0,
-        "max_memory_reserved": lambda _d=None: 0,
-        "reset_peak_memory_stats": lambda _d=None: None,
-        "mem_get_info": lambda _d=None: (target.memory_bytes, target.memory_bytes),
-        "empty_cache": lambda: None,
-        "ipc_collect": lambda: None,
-        "clock_rate": lambda _d=None: 0,
-    }
-    for name, answer in answers.items():
-        setattr(torch.cuda, name, answer)
-    for name, answer in {
-        "_cuda_getCurrentRawStream": lambda _d: 0,
-        "_cuda_isCurrentStreamCapturing": lambda: False,
-        "_cuda_exchangeDevice": lambda _d: 0,
-        "_cuda_maybeExchangeDevice": lambda _d: 0,
-        "_cuda_getDeviceCount": lambda: 1,
-        "_cuda_getDevice": lambda: 0,
-        "_cuda_setDevice": lambda _d: None,
-        "_cuda_synchronize": lambda: None,
-    }.items():
-        setattr(torch._C, name, answer)
-    random, memory = torch.cuda.random, torch.cuda.memory
-    for name in ("get_rng_state", "set_rng_state", "manual_seed", "manual_seed_all", "seed", "seed_all"):
-        setattr(random, name, answers[name])
-    for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "mem_get_info", "empty_cache"):
-        setattr(memory, name, answers[name])
-    graphs = getattr(torch.cuda, "graphs", None)
-    if graphs is not None:
-        graphs.is_current_stream_capturing = answers["is_current_stream_capturing"]
+    def __init__(self, target: Target) -> None:
+        """Take note; nothing is replaced yet."""
+        self._target = target
+        self._patches = internals.Patches()
+        self._kept: list[Any] = []
 
+    def to_torch(self) -> None:
+        """Answer for the device in ``torch.cuda``, ``torch.version`` and ``torch._C``, from now on."""
+        target, put = self._target, self._patches.put
+        import torch
 
-def describe_to_compiler(target: Target) -> None:
-    """Answer for the device in Dynamo, Inductor and Triton; imports them.
+        found = properties(target)
+        numbers = capability(target)
+        if is_amd(target):
+            put(torch.version, "hip", torch.version.hip or ROCM_VERSION)
+            put(torch.version, "cuda", None)
+        else:
+            put(torch.version, "hip", None)
+            put(torch.version, "cuda", torch.version.cuda or CUDA_VERSION)
+        answers: dict[str, Any] = {
+            "is_available": lambda: True,
+            "is_initialized": lambda: True,
+            "_is_compiled": lambda: True,
+            "init": lambda: None,
+            "_lazy_init": lambda: None,
+            "_lazy_call": lambda *_a, **_k: None,
+            "device_count": lambda: 1,
+            "current_device": lambda: 0,
+            "set_device": lambda _d: None,
+            "_exchange_device": lambda _d: 0,
+            "_maybe_exchange_device": lambda _d: 0,
+            "get_device_properties": lambda _d=None: found,
+            "get_device_capability": lambda _d=None: numbers,
+            "get_device_name": lambda _d=None: found.name,
+            "get_arch_list": lambda: [target.arch],
+            "is_bf16_supported": lambda *_a, **_k: True,
+            "is_tf32_supported": lambda: not is_amd(target),
+            "synchronize": lambda _d=None: None,
+            "current_stream": lambda _d=None: _NoDevice(),
+            "default_stream": lambda _d=None: _NoDevice(),
+            "set_stream": lambda _s: None,
+            "_set_stream_by_id": lambda *_a, **_k: None,
+            "is_current_stream_capturing": lambda: False,
+            "device": _NoDevice,
+            "get_rng_state": lambda *_a: torch.get_rng_state(),
+            "set_rng_state": lambda *_a: None,
+            "manual_seed": lambda _s: None,
+            "manual_seed_all": lambda _s: None,
+            "seed": lambda: None,
+            "seed_all": lambda: None,
+            "initial_seed": lambda: 0,
+            "memory_allocated": lambda _d=None: 0,
+            "max_memory_allocated": lambda _d=None: 0,
+            "memory_reserved": lambda _d=None: 0,
+            "max_memory_reserved": lambda _d=None: 0,
+            "reset_peak_memory_stats": lambda _d=None: None,
+            "mem_get_info": lambda _d=None: (target.memory_bytes, target.memory_bytes),
+            "empty_cache": lambda: None,
+            "ipc_collect": lambda: None,
+            "clock_rate": lambda _d=None: 0,
+        }
+        for name, answer in answers.items():
+            put(torch.cuda, name, answer)
+        for name, answer in {
+            "_cuda_getCurrentRawStream": lambda _d: 0,
+            "_cuda_isCurrentStreamCapturing": lambda: False,
+            "_cuda_exchangeDevice": lambda _d: 0,
+            "_cuda_maybeExchangeDevice": lambda _d: 0,
+            "_cuda_getDeviceCount": lambda: 1,
+            "_cuda_getDevice": lambda: 0,
+            "_cuda_setDevice": lambda _d: None,
+            "_cuda_synchronize": lambda: None,
+        }.items():
+            put(torch._C, name, answer)
+        random, memory = torch.cuda.random, torch.cuda.memory
+        for name in ("get_rng_state", "set_rng_state", "manual_seed", "manual_seed_all", "seed", "seed_all"):
+            put(random, name, answers[name])
+        for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "mem_get_info", "empty_cache"):
+            put(memory, name, answers[name])
+        graphs = getattr(torch.cuda, "graphs", None)
+        if graphs is not None:
+            put(graphs, "is_current_stream_capturing", answers["is_current_stream_capturing"])
 
-    Raises:
-        SetupError: this torch has not got a name that is needed; says which.
-    """
-    internals.answer_device_interface()
-    internals.no_device_guards()
-    _KEPT.append(internals.operators_without_device())
-    if internals.has_triton():
-        _describe_to_triton(target)
+    def to_compiler(self) -> None:
+        """Answer for the device in Dynamo, Inductor and Triton, from now on; imports them.
+
+        Raises:
+            SetupError: this torch has not got a name that is needed; says which.
+        """
+        put = self._patches.put
+        internals.answer_device_interface(put)
+        internals.no_device_guards(put)
+        if not self._kept:
+            self._kept.append(internals.operators_without_device())
+        if internals.has_triton():
+            internals.keep_triton_driver(put)
+            internals.keep_triton_launcher(put)
+            _use_driver(DescribedDriver(self._target))
+        internals.forget_triton_answers()
+
+    @contextlib.contextmanager
+    def for_lowering(self) -> Iterator[None]:
+        """Answer for the device while the context is open; everything is put back on exit."""
+        self.to_torch()
+        self.to_compiler()
+        try:
+            yield
+        finally:
+            self._patches.undo()
+            internals.forget_triton_answers()
 
 
 class DescribedDriver:
@@ -188,7 +213,7 @@ class DescribedDriver:
         from triton.backends.compiler import GPUTarget
 
         amd = is_amd(target)
-        major, minor = described_capability(target)
+        major, minor = capability(target)
         arch: Any = target.arch if amd else major * 10 + minor
         self._target = GPUTarget("hip" if amd else "cuda", arch, target.warp_size)
         self._capability = (major, minor)
@@ -259,13 +284,9 @@ class DescribedDriver:
         return args
 
 
-def _describe_to_triton(target: Target) -> None:
+def _use_driver(described: DescribedDriver) -> None:
     from triton.runtime.driver import driver
 
-    described = DescribedDriver(target)
     driver.set_active(described)
     with contextlib.suppress(AttributeError):  # the default is a property over a private field
         driver._default = described
-    internals.keep_triton_driver()
-    internals.keep_triton_launcher()
-    internals.forget_triton_answers()

@@ -1,13 +1,13 @@
 """Every private name of torch that generating code for a described device needs, looked up here and nowhere else.
 
-All of it is for a process of its own: what is replaced is not put back. A name without which the job cannot be done and
+All of it is for a process of its own. A name without which the job cannot be done and
 that this torch has not got raises ``SetupError`` with the name; one that merely was there in some version is skipped.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-import importlib.util
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -16,15 +16,54 @@ from typing import Any
 from fuselab.errors import SetupError
 
 __all__ = [
+    "Patches",
     "answer_device_interface",
     "compile_fx",
-    "enter_lowering_once",
     "fake_mode",
+    "flops",
     "forget_triton_answers",
     "has_triton",
+    "is_fake",
+    "keep_triton_driver",
+    "keep_triton_launcher",
+    "launch_without_storage",
+    "modules_load_without_triton",
+    "needed",
     "no_device_guards",
     "nothing_is_benchmarked",
+    "operators_without_device",
+    "output_nodes",
+    "plain",
+    "settings",
+    "watch_kernels",
 ]
+
+
+Put = Callable[[Any, str, Any], None]
+
+
+class Patches:
+    """Attributes that were replaced, and what they were."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[Any, str, Any]] = []
+
+    def put(self, holder: Any, name: str, value: Any) -> None:
+        """Replace an attribute, which need not exist."""
+        self._before.append((holder, name, vars(holder).get(name, _ABSENT)))
+        setattr(holder, name, value)
+
+    def undo(self) -> None:
+        """Put everything back, the last first."""
+        while self._before:
+            holder, name, value = self._before.pop()
+            if value is _ABSENT:
+                delattr(holder, name)
+            else:
+                setattr(holder, name, value)
+
+
+_ABSENT = object()
 
 
 def needed(module: str, *names: str) -> Any:
@@ -57,9 +96,14 @@ def optional(module: str, name: str) -> Any:
         return None
 
 
+@functools.cache
 def has_triton() -> bool:
-    """Whether triton is installed."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether triton is installed and can be imported here."""
+    try:
+        importlib.import_module("triton")
+    except ImportError:
+        return False
+    return True
 
 
 def fake_mode() -> Any:
@@ -73,7 +117,7 @@ def is_fake(tensor: Any) -> bool:
     return isinstance(tensor, needed("torch._subclasses.fake_tensor", "FakeTensor"))
 
 
-def answer_device_interface() -> None:
+def answer_device_interface(put: Put) -> None:
     """Dynamo's view of CUDA devices, which holds functions of ``torch.cuda`` by reference from its import on."""
     import torch
 
@@ -90,28 +134,28 @@ def answer_device_interface() -> None:
         "memory_allocated",
     ):
         if hasattr(interface, name):
-            setattr(interface, name, staticmethod(getattr(torch.cuda, name)))
+            put(interface, name, staticmethod(getattr(torch.cuda, name)))
     for name, answer in {
         "exchange_device": lambda _d: 0,
         "maybe_exchange_device": lambda _d: 0,
         "get_raw_stream": lambda _d: 0,
         "is_available": lambda: True,
     }.items():
-        setattr(interface, name, staticmethod(answer))
-    worker.current_device = staticmethod(lambda: 0)
-    worker.get_device_properties = staticmethod(lambda d=None: torch.cuda.get_device_properties(d))
+        put(interface, name, staticmethod(answer))
+    put(worker, "current_device", staticmethod(lambda: 0))
+    put(worker, "get_device_properties", staticmethod(lambda d=None: torch.cuda.get_device_properties(d)))
 
 
-def no_device_guards() -> None:
+def no_device_guards(put: Put) -> None:
     """Nothing is to touch a device: the fake tensors' context, the driver's own questions."""
     fake = importlib.import_module("torch._subclasses.fake_tensor")
     if hasattr(fake, "init_gpu_context"):
-        fake.init_gpu_context = lambda *_a, **_k: None
+        put(fake, "init_gpu_context", lambda *_a, **_k: None)
     # torch.tensor(2.0, device="cuda") moves the number to the device before a fake tensor mode sees it, unless told so.
     needed("torch._C", "_set_only_lift_cpu_tensors")(True)
     mode = needed("torch._subclasses.fake_tensor", "FakeTensorMode")
     # What torch answers itself where it finds no device.
-    mode.avoid_device_init = property(lambda _self: True)
+    put(mode, "avoid_device_init", property(lambda _self: True))
 
 
 def forget_triton_answers() -> None:
@@ -160,20 +204,20 @@ def operators_without_device() -> Any:
     return library
 
 
-def keep_triton_driver() -> None:
+def keep_triton_driver(put: Put) -> None:
     """Generated modules select the driver of the device at hand when they are loaded; the described one is to stay."""
     helpers = importlib.import_module("torch._inductor.runtime.triton_helpers")
     for name in ("set_driver_to_gpu", "set_driver_to_cpu"):
         if hasattr(helpers, name):
-            setattr(helpers, name, lambda: None)
+            put(helpers, name, lambda: None)
 
 
-def keep_triton_launcher() -> None:
+def keep_triton_launcher(put: Put) -> None:
     """torch's own launcher loads a binary on the device; Triton's goes through the described driver."""
     for name in ("StaticTritonCompileResult", "StaticCudaCompileResult"):
         result = optional("torch._inductor.runtime.triton_heuristics", name)
         if result is not None and hasattr(result, "can_statically_launch"):
-            result.can_statically_launch = staticmethod(lambda *_a, **_k: None)
+            put(result, "can_statically_launch", staticmethod(lambda *_a, **_k: None))
 
 
 def compile_fx() -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -209,17 +253,47 @@ def nothing_is_benchmarked(say: Callable[[str], None]) -> None:
         pad.should_pad_bench = not_padded
 
 
-def enter_lowering_once(before: Callable[[Any], None]) -> None:
-    """Call ``before(graph)`` each time a lowered graph's module was loaded, its kernels compiled."""
-    lowering = needed("torch._inductor.graph", "GraphLowering")
-    original = needed("torch._inductor.graph", "GraphLowering", "compile_to_module")
+def watch_kernels(failed: Callable[[str, Exception], None], compiled: Callable[[str, Any], None]) -> None:
+    """Let a kernel that does not compile fail alone, and look at those that do.
 
-    def compile_to_module(self: Any) -> Any:
-        module = original(self)
-        before(module)
-        return module
+    Args:
+        failed: called with the kernel's name and the error; the kernel then has no launcher, its graph stands.
+        compiled: called with the kernel's name and its autotuner, all configurations compiled and none chosen.
+    """
+    autotuner = needed("torch._inductor.runtime.triton_heuristics", "CachingAutotuner")
+    original = needed("torch._inductor.runtime.triton_heuristics", "CachingAutotuner", "precompile")
 
-    lowering.compile_to_module = compile_to_module
+    def precompile(self: Any, *args: Any, **kwargs: Any) -> None:
+        name = str(self.inductor_meta.get("kernel_name") or getattr(self.fn, "__name__", "kernel"))
+        try:
+            original(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever a compiler raises: the other kernels stand
+            failed(name, error)
+            return
+        compiled(name, self)
+
+    autotuner.precompile = precompile
+
+
+def launch_without_storage() -> None:
+    """Triton asks a tensor for its address to see whether it is aligned: one without storage is."""
+    fake = needed("torch._subclasses.fake_tensor", "FakeTensor")
+    fake.data_ptr = lambda _self: 0
+
+
+def modules_load_without_triton() -> None:
+    """Where there is no Triton: Inductor generates its kernels all the same, and the generated module is not run."""
+    for module in ("torch.utils._triton", "torch._inductor.scheduler", "torch._inductor.utils", "torch._inductor.codegen.triton"):
+        holder = importlib.import_module(module)
+        for name in ("has_triton", "has_triton_package"):
+            if hasattr(holder, name):
+                setattr(holder, name, lambda *_a, **_k: True)
+    cache = needed("torch._inductor.codecache", "PyCodeCache")
+
+    def load(_key: str, path: str, *_args: Any, **_kwargs: Any) -> Any:
+        return SimpleNamespace(__file__=path, call=None, runner=None, recursively_apply_fns=None, benchmark_compiled_module=None)
+
+    cache.load_by_key_path = staticmethod(load)
 
 
 def output_nodes(graph_module: Any) -> tuple[list[Any], list[Any]]:
@@ -236,6 +310,16 @@ def plain(value: Any) -> Any:
     return getattr(node, "hint", value) if node is not None else value
 
 
-def empty_namespace() -> SimpleNamespace:
-    """A fresh holder of names."""
-    return SimpleNamespace()
+def flops(node: Any) -> int | None:
+    """Floating-point operations of a graph node, from torch's own formulas; None where it has none."""
+    registry = optional("torch.utils.flop_counter", "flop_registry") or {}
+    packet = getattr(node.target, "overloadpacket", None)
+    formula = registry.get(packet)
+    if formula is None:
+        return None
+    from torch.utils import _pytree as pytree
+
+    args, kwargs = pytree.tree_map(
+        lambda value: value.meta.get("val") if hasattr(value, "meta") else value, (node.args, dict(node.kwargs))
+    )
+    return int(formula(*args, **kwargs, out_val=node.meta.get("val")))

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from fuselab.experiment import Experiment, Implementation, Inputs
+from fuselab.experiment import CompileOptions, Experiment, Implementation, Inputs
 from fuselab.offline import internals
-from fuselab.records import Direction, Workload
+from fuselab.offline.calls import Calls
+from fuselab.offline.messages import Request
+from fuselab.records import Direction
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEVICE_DEPENDENT", "Tracer"]
+__all__ = ["DEVICE_DEPENDENT", "Tracer", "needs_values"]
 
 DEVICE_DEPENDENT = (
     "rms_norm",
@@ -34,41 +37,56 @@ DEVICE_DEPENDENT = (
 class Tracer:
     """Compiles an experiment's eager variant for the device that this process describes."""
 
-    def __init__(self, *, described: bool, mode: str | None = None, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, described: bool, lowering: Callable[[], AbstractContextManager[Any]], calls: Calls
+    ) -> None:
         """Take note of the way.
 
         Args:
             described: fake CUDA tensors from the start; else traced on the CPU and rewritten.
-            mode: of ``torch.compile``.
-            options: Inductor's settings, as ``torch.compile`` takes them.
+            lowering: makes a context in which the device is described, where it is not all the time.
+            calls: is told of every graph.
         """
         self._described = described
-        self._mode = mode
-        self._options = options
+        self._lowering = lowering
+        self._calls = calls
         self._fake = internals.fake_mode()
 
-    def run(self, experiment: Experiment, workload: Workload, variant: str, directions: Sequence[Direction]) -> None:
+    def compile(self, experiment: Experiment, request: Request) -> None:
         """Forward, and backward where it is wanted and possible; the graphs that come by are lowered."""
+        import torch
+
+        variant = experiment.variant(request.variant)
+        function, inputs = self._program(experiment, request)
+        backend = self._backend(variant.compile_options or CompileOptions())
+        self._differentiate(torch.compile(function, backend=backend, dynamic=False), function, inputs, request)
+
+    def launch(self, experiment: Experiment, request: Request) -> None:
+        """A hand-written kernel, launched on tensors without storage: compiled for the device, run by nobody."""
+        internals.launch_without_storage()
+        function, inputs = self._program(experiment, request)
+        self._differentiate(function, function, inputs, request)
+
+    def _differentiate(self, called: Any, function: Implementation, inputs: Inputs, request: Request) -> None:
         import torch
         from torch.utils._pytree import tree_leaves
 
-        function, inputs = self._program(experiment, workload, variant)
-        compiled: Any = torch.compile(function, backend=self._backend(), dynamic=False)
-        outputs = compiled(*inputs.args, **inputs.kwargs)
-        if Direction.BACKWARD not in directions:
+        with self._fake if called is function else nullcontext():
+            outputs = called(*inputs.args, **inputs.kwargs)
+        if Direction.BACKWARD not in request.directions:
             return
         roots = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
         leaves = [tensor for _, tensor in inputs.differentiable()]
         leaves += [p for p in getattr(function, "parameters", list)() if p.requires_grad]
         if roots and leaves:
-            with self._fake if self._described else _nothing():
+            with self._fake if self._described else nullcontext():
                 gradients = [torch.randn_like(root) for root in roots]
             torch.autograd.grad(roots, leaves, gradients, allow_unused=True)
 
-    def _program(self, experiment: Experiment, workload: Workload, variant: str) -> tuple[Implementation, Inputs]:
+    def _program(self, experiment: Experiment, request: Request) -> tuple[Implementation, Inputs]:
         import torch
 
-        build = experiment.variant(variant).build
+        workload, build = request.workload, experiment.variant(request.variant).build
         if not self._described:
             inputs = experiment.make_inputs(workload, "cpu")
             return build(workload), inputs
@@ -81,30 +99,23 @@ class Tracer:
             moved = _Moved(self._fake)
             return function, inputs.map(moved)
 
-    def _backend(self) -> Callable[..., Any]:
+    def _backend(self, options: CompileOptions) -> Callable[..., Any]:
         compile_fx, compile_fx_inner = internals.compile_fx()
-        patches = self._config_patches()
+        patches = _config_patches(options)
 
         def lower(graph: torch.fx.GraphModule, example_inputs: Sequence[Any], **settings: Any) -> Any:
             whole = copy.deepcopy(graph)
-            if not self._described:
-                example_inputs = _rewrite(graph, example_inputs)
-            compile_fx_inner(graph, example_inputs, **settings)
+            self._calls.add(whole, Direction.BACKWARD if settings.get("is_backward") else Direction.FORWARD)
+            with self._lowering():
+                if not self._described:
+                    example_inputs = _rewrite(graph, example_inputs)
+                compile_fx_inner(graph, example_inputs, **settings)
             return self._standing_in(whole) if self._described else _interpreted(whole)
 
         def backend(graph: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> Any:
             return compile_fx(graph, example_inputs, inner_compile=lower, config_patches=patches)
 
         return backend
-
-    def _config_patches(self) -> dict[str, Any] | None:
-        import torch._inductor
-
-        patches: dict[str, Any] = {}
-        if self._mode:
-            patches |= torch._inductor.list_mode_options(self._mode)
-        patches |= self._options or {}
-        return patches or None
 
     def _standing_in(self, graph: torch.fx.GraphModule) -> Callable[[list[Any]], list[Any]]:
         """What a lowered graph would return, without storage: shapes, strides and dtypes as they were traced."""
@@ -218,9 +229,19 @@ def _rewrite(graph: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> list
     return [tensor(value) for value in example_inputs]
 
 
-class _nothing:  # noqa: N801 - reads as a context
-    def __enter__(self) -> None:
-        return None
+def _config_patches(options: CompileOptions) -> dict[str, Any] | None:
+    import torch._inductor
 
-    def __exit__(self, *_error: object) -> None:
-        return None
+    patches: dict[str, Any] = dict(torch._inductor.list_mode_options(options.mode)) if options.mode else {}
+    return {**patches, **options.options} or None
+
+
+def needs_values(error: BaseException) -> bool:
+    """Whether a program stopped because it looks at a value, which a tensor without storage has none of."""
+    kinds = {"DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedFakeTensorException"}
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__name__ in kinds or any(kind in str(seen) for kind in kinds):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

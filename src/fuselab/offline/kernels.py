@@ -1,0 +1,68 @@
+"""The kernels as they are compiled: every configuration that Inductor would try, and those that fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fuselab.offline.messages import Candidate, KernelFailure
+from fuselab.records import Kernel
+
+__all__ = ["KernelWatch"]
+
+_CHOSEN_BY = "the heuristic's first choice; nothing was measured"
+
+
+class KernelWatch:
+    """Takes note of what becomes of each Triton kernel."""
+
+    def __init__(self) -> None:
+        self.candidates: dict[str, list[Candidate]] = {}
+        self.failures: list[KernelFailure] = []
+
+    def failed(self, name: str, error: Exception) -> None:
+        """A kernel of which no configuration compiles or fits."""
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = f"{type(error).__name__}: {' '.join(lines[:4])[:500]}"
+        self.failures.append(KernelFailure(kernel=name, error=text))
+
+    def compiled(self, name: str, autotuner: Any) -> None:
+        """A kernel that compiled: note its configurations and keep the first, as where nothing is tuned."""
+        launchers = list(getattr(autotuner, "launchers", ()))
+        by_config = {id(launcher.config): launcher for launcher in launchers}
+        found = []
+        for result in list(getattr(autotuner, "compile_results", ())):
+            launcher = by_config.get(id(result.config))
+            found.append(_candidate(result.config, launcher, first=bool(launchers) and launcher is launchers[0]))
+        self.candidates[name] = found
+        if launchers:
+            autotuner.launchers[:] = launchers[:1]
+
+    def completed(self, kernel: Kernel, into: Path) -> Kernel:
+        """The kernel's record, its card saying how the configuration was chosen and which the others are."""
+        candidates = self.candidates.get(kernel.name)
+        if kernel.backend != "triton" or not candidates:
+            return kernel
+        card = into / Path(kernel.file_path).parent / "card.json"
+        if card.is_file():
+            document = msgspec.json.decode(card.read_bytes(), type=dict[str, Any])
+            document["configuration_chosen_by"] = _CHOSEN_BY
+            document["candidates"] = msgspec.to_builtins(candidates)
+            card.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
+        return kernel
+
+
+def _candidate(config: Any, launcher: Any, *, first: bool) -> Candidate:
+    return Candidate(
+        config={name: value for name, value in dict(config.kwargs).items() if isinstance(value, bool | int | str)},
+        num_warps=int(config.num_warps),
+        num_stages=int(config.num_stages),
+        first=first,
+        registers=getattr(launcher, "n_regs", None),
+        spills=getattr(launcher, "n_spills", None),
+        shared_bytes=getattr(launcher, "shared", None),
+        triton_hash=str(getattr(launcher, "cache_hash", "") or ""),
+        problem="" if launcher is not None else "takes more shared memory or threads than the device has",
+    )

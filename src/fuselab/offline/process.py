@@ -1,0 +1,112 @@
+"""One request carried out, in a process of its own that describes a device from before torch is imported on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from fuselab.errors import FuselabError
+from fuselab.experiment import Experiment, VariantKind, load_registry
+from fuselab.offline import guard, internals
+from fuselab.offline.calls import Calls
+from fuselab.offline.device import Description, capability, is_amd
+from fuselab.offline.kernels import KernelWatch
+from fuselab.offline.messages import DESCRIBED, Answer, Request
+from fuselab.offline.tracing import Tracer, needs_values
+
+__all__ = ["ANSWER", "carry_out"]
+
+ANSWER = "answer.json"
+
+CUDNN = 91900
+"""cuDNN that a CPU build is taken to come with: that of torch's CUDA 13 wheels. Which attention is taken depends on it."""
+
+
+def carry_out(request: Request) -> Answer:
+    """Trace, lower and compile; the process cannot be used for anything else afterwards."""
+    started = time.perf_counter()
+    described = request.way == DESCRIBED
+    library = guard.load(Path(request.library)) if request.library else None
+    description = Description(request.target)
+    import torch
+
+    versions = {"torch": str(torch.__version__)}
+    if described:
+        description.to_torch()
+    if library is not None:
+        amd = is_amd(request.target)
+        library.describe(capability(request.target), 0 if amd else _cudnn(), rocm=amd)
+    if described:
+        description.to_compiler()
+    if internals.has_triton():
+        versions["triton"] = importlib.metadata.version("triton")
+    internals.settings({"fx_graph_cache": False, "compile_threads": 1})
+    notes: list[str] = []
+    internals.nothing_is_benchmarked(lambda note: notes.append(note) if note not in notes else None)
+    watch = KernelWatch()
+    if internals.has_triton():
+        internals.watch_kernels(watch.failed, watch.compiled)
+    else:
+        internals.modules_load_without_triton()
+        notes.append("triton is not installed here: graphs and Inductor's code are shown, nothing was compiled")
+    imported = time.perf_counter()
+    calls = Calls()
+    tracer = Tracer(described=described, lowering=nullcontext if described else description.for_lowering, calls=calls)
+    failure: Exception | None = None
+
+    from fuselab.capture import capture
+
+    with capture(Path(request.into), variant=request.variant, workload=request.workload.key) as captured:
+        try:
+            experiment = _experiment(request)
+            if experiment.variant(request.variant).kind is VariantKind.TRITON:
+                tracer.launch(experiment, request)
+            else:
+                tracer.compile(experiment, request)
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything; what was captured stands
+            failure = error
+    kernels = [watch.completed(kernel, Path(request.into)) for kernel in captured.kernels]
+    return Answer(
+        ok=failure is None,
+        reason="" if failure is None else _reason(failure),
+        retry_rewritten=described and failure is not None and needs_values(failure),
+        artifacts=captured.artifacts,
+        kernels=kernels,
+        warnings=[*captured.warnings, *notes],
+        candidates=watch.candidates,
+        failures=watch.failures,
+        calls=calls.found,
+        versions=versions,
+        seconds={"importing": imported - started, "generating": time.perf_counter() - imported},
+    )
+
+
+def _experiment(request: Request) -> Experiment:
+    if request.file_target:
+        from fuselab.experiments.user import experiment_from
+
+        return experiment_from(request.file_target, request.arguments, seed=request.seed)
+    return load_registry()[request.experiment]
+
+
+def _cudnn() -> int:
+    """cuDNN's version: the one this torch was built with, or the one that its CUDA build would come with."""
+    import torch
+
+    try:
+        version = torch.backends.cudnn.version()
+    except RuntimeError:  # a CPU build
+        version = None
+    return int(version) if version else CUDNN
+
+
+def _reason(error: Exception) -> str:
+    """The error in a few lines: its kind, its message, and the user's line where the compiler names it."""
+    if isinstance(error, FuselabError):
+        return str(error)
+    text = " ".join(line.strip() for line in str(error).splitlines()[:6] if line.strip())
+    return f"{type(error).__name__}: {text[:600]}"
+
+
