@@ -7,10 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from rich.console import Console
 
 from fuselab import store
-from fuselab.errors import UnknownNameError, UsageError
+from fuselab.errors import StoreError, UnknownNameError, UsageError
 from fuselab.execution import Settings, Workers
 from fuselab.experiment import BASELINE, Experiment, load_registry
 from fuselab.plan import Selection, select
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fuselab.measure.calibrate import Calibration
+    from fuselab.report.chain import LineView
 
-__all__ = ["carry_out_selection", "doctor", "kernel_text", "load_run", "resume_runs", "run"]
+__all__ = ["carry_out_selection", "doctor", "kernel_line", "kernel_text", "load_run", "resume_runs", "run"]
 
 
 def run(
@@ -221,6 +223,37 @@ def kernel_text(run: Run, name: str, stage: str | None = None) -> tuple[Kernel, 
     if artifact.path is None:
         raise UsageError(f"{kernel.name} has no {stage}: {artifact.absent}")
     return kernel, run.read_text(artifact.path)
+
+
+def kernel_line(run: Run, name: str, line: int, stage: str | None = None) -> LineView:
+    """The chain of one line of a kernel: what it became, and the nodes, operators and user lines that it came from.
+
+    Args:
+        run: the run.
+        name: a kernel by id or name.
+        line: line of its source, or of ``stage``, from 1.
+        stage: another stage than the source: ``ptx`` asks for the way back.
+
+    Raises:
+        UnknownNameError: no such kernel, or no such stage.
+        UsageError: the run has no chain for it, or nothing is recorded for that line.
+    """
+    from fuselab.capture.chain import Chain
+    from fuselab.report.chain import line_view
+
+    kernel, text = kernel_text(run, name)
+    place = "/".join(kernel.file_path.split("/")[1:4])  # both kinds of path: kind, variant, workload, direction
+    try:
+        encoded = run.read_text(f"graphs/{place}/chain.json", limit=1 << 30)
+    except StoreError as error:
+        raise UsageError(f"{kernel.name}: this run has no chain", hint="runs of fuselab 0.1.0 have none") from error
+    found = msgspec.json.decode(encoded, type=Chain).kernel(kernel.kernel_id)
+    if found is None or not found[1].lines:
+        raise UsageError(f"{kernel.name} is a call of a library: there are no lines of it to follow")
+    if stage is not None:
+        kernel_text(run, name, stage)  # says which stages there are
+    texts = {"": text} | {s: kernel_text(run, name, s)[1] for s in found[1].came_from}
+    return line_view(*found, line, stage, texts)
 
 
 def _environment(crew: Workers, device: str, console: Console) -> Environment:

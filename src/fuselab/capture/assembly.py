@@ -1,8 +1,8 @@
 """From a C++ kernel to the machine code that the host's compiler made of it, with the line of the kernel beside it.
 
 Inductor writes a kernel's source into a file of its cache, with Python bindings after it, and compiles that to a
-library with a line table (``-g1``; before torch 2.13 only when asked). ``objdump`` prints the library with that table; the
-functions that no line of the kernel is in are left out.
+library with a line table (``-g1``; before torch 2.13 only when asked). ``objdump`` prints the library with that table;
+the functions that no line of the kernel is in are left out.
 """
 
 from __future__ import annotations

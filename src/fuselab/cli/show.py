@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fuselab.cli.app import Json, Out, app, print_json
+from fuselab.errors import UsageError
 
 
 @app.command("list-runs")
@@ -31,6 +32,14 @@ def show(
     stage: Annotated[
         str | None, typer.Option("--stage", help="With --kernel: another stage than the source, such as ptx.")
     ] = None,
+    line: Annotated[
+        int | None,
+        typer.Option(
+            "--line",
+            min=1,
+            help="With --kernel: the chain of one line of its source, or of --stage: whence and whereto.",
+        ),
+    ] = None,
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -42,7 +51,20 @@ def show(
     run = store.open_run(run_name, out)
     outcome = runner.load_outcome(run)
     console = Console()
-    if kernel is not None:
+    if line is not None and kernel is None:
+        raise UsageError(
+            "--line is a line of a kernel", hint="name one with --kernel; without --line it is shown whole"
+        )
+    if kernel is not None and line is not None:
+        from fuselab.api import kernel_line
+        from fuselab.report.chain import render_line
+
+        view = kernel_line(run, kernel, line, stage)
+        if as_json:
+            print_json(view)
+        else:
+            console.print(render_line(view), soft_wrap=True)
+    elif kernel is not None:
         from fuselab.api import kernel_text
         from fuselab.report.runs import kernel_view
 
