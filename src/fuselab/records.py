@@ -124,6 +124,8 @@ class Clock(enum.StrEnum):
     """Host time of issuing a call, without waiting for the device."""
     KERNEL = "kernel"
     """Sum of kernel durations as CUPTI reports them."""
+    GAPS = "gaps"
+    """Time between the kernels, as CUPTI reports it."""
 
 
 class Stage(enum.StrEnum):

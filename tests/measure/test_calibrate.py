@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from fuselab.measure import calibrate as c
-from fuselab.measure.bars import pair_bars, repeatability_bar
+from fuselab.measure.bars import agreement_bars, pair_bars, repeatability_bar
 from fuselab.measure.timing import Timing
 from fuselab.records import Clock, Direction, Sample, Verdict
 
 
-def recording(generator, noise, one=0.01, two=0.02, kernel=None):
+def recording(generator, noise, one=0.01, two=0.02, kernel=None, gaps=0.0):
     """Ten arms of 60 rounds: eight copies, and controls that take ``one`` and ``two`` longer."""
     names = [f"copy {i}" for i in range(8)] + ["1% more 0", "2% more 0"]
     more = [0.0] * 8 + [one, two]
@@ -26,7 +26,12 @@ def recording(generator, noise, one=0.01, two=0.02, kernel=None):
             ],
             median_ns=1e5,
             kernels_launched=1,
-            other_clocks={Clock.KERNEL: [Sample(round=0, position=0, duration_ns=kernel)]} if kernel else {},
+            other_clocks={
+                Clock.KERNEL: [Sample(round=0, position=0, duration_ns=kernel)],
+                Clock.GAPS: [Sample(round=0, position=0, duration_ns=gaps)],
+            }
+            if kernel
+            else {},
         )
         for name, extra in zip(names, more, strict=True)
     }
@@ -35,6 +40,7 @@ def recording(generator, noise, one=0.01, two=0.02, kernel=None):
 
 def bars(recordings, device_type="cuda"):
     found = pair_bars(c._pairs(recordings), device_type) + c._other_bars(recordings, device_type)
+    found += agreement_bars(c._agreements(recordings)) if device_type == "cuda" else []
     return {bar.name: bar for bar in found}
 
 
@@ -78,6 +84,10 @@ def test_an_engine_that_is_too_bold_or_too_shy_fails():
 def test_disagreement_with_the_profiler_fails():
     found = bars([recording(np.random.default_rng(0), 0.004, kernel=0.9e5)])
     assert found["within 3% of CUPTI's kernel time"].passed is False
+    assert found["within 3% of CUPTI's kernel time and gaps"].passed is False
+    gapped = bars([recording(np.random.default_rng(0), 0.004, kernel=0.9e5, gaps=0.1e5)])
+    assert gapped["within 3% of CUPTI's kernel time"].passed is False
+    assert gapped["within 3% of CUPTI's kernel time and gaps"].passed
     nothing = bars([recording(np.random.default_rng(0), 0.004)])["within 3% of CUPTI's kernel time"]
     assert nothing.passed is None
     assert "no cell" in nothing.detail

@@ -265,7 +265,8 @@ def test_an_arm_that_keeps_what_it_allocates_is_named():
     found = run(
         [Arm("eager", lambda x: x * 2, made), Arm("hoarding", hoarding, made)], traffic=None, min_rounds=5, max_rounds=5
     )
-    assert "allocates more with each call: 32768 bytes of it are never given back" in found["hoarding"].warnings
+    named = [w for w in found["hoarding"].warnings if w.startswith("allocates more with each call: 32768 bytes of it")]
+    assert len(named) == 1
     assert 2 * 32768 <= found["hoarding"].peak_memory_bytes < 2 * 32768 + 64  # and a scalar or two
     assert 32768 <= found["eager"].peak_memory_bytes < 32768 + 64
     assert not any("allocates" in w for w in found["eager"].warnings)
@@ -340,7 +341,7 @@ def test_a_baseline_that_differs_from_itself_withholds_the_group():
     evaluation.look(clocked, 1.0, 0.01)
     found = evaluation.timings(clocked, None, None, "")
     assert found["eager"].self_comparison.verdict is Verdict.SLOWER
-    assert all(t.warnings[0].startswith(verdicts.SELF_CERTIFICATION_FAILED) for t in found.values())
+    assert all(any(w.startswith(verdicts.SELF_CERTIFICATION_FAILED) for w in t.warnings) for t in found.values())
 
 
 @pytest.mark.parametrize(

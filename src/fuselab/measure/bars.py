@@ -10,7 +10,16 @@ from fuselab.measure.sequential import MIN_ROUNDS, Monitor, plan_looks
 from fuselab.measure.statistics import benjamini_hochberg, median, trimmed_estimate
 from fuselab.records import Verdict
 
-__all__ = ["MARGIN", "Bar", "PairRecord", "pair_bars", "pair_record", "repeatability_bar"]
+__all__ = [
+    "MARGIN",
+    "Agreement",
+    "Bar",
+    "PairRecord",
+    "agreement_bars",
+    "pair_bars",
+    "pair_record",
+    "repeatability_bar",
+]
 
 MARGIN = 0.01
 _DIFFERENT = (Verdict.FASTER, Verdict.SLOWER)
@@ -46,6 +55,20 @@ class PairRecord:
     """What a run would have said, before control over many comparisons."""
     rounds: int
     """Rounds after which a run would have stopped."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One cell of one kernel by two clocks."""
+
+    case: str
+    """Function, size, direction and variant."""
+    replay_ns: float
+    """One call, under graph replay."""
+    kernel_ns: float
+    """Its kernel, as CUPTI reports it for such a replay."""
+    gaps_ns: float
+    """Until the next kernel, as CUPTI reports it."""
 
 
 def pair_record(case: str, percent: int, ratios: Sequence[float]) -> PairRecord:
@@ -102,6 +125,22 @@ def pair_bars(pairs: Sequence[PairRecord], device_type: str) -> list[Bar]:
     missed = share(2, Verdict.EQUIVALENT, Verdict.FASTER)
     undecided = f"{counted}; found {found[2]:.0%}, unresolved {share(2, Verdict.UNRESOLVED):.0%}"
     bars.append(Bar("2% more rows called equivalent", "at most 5%", missed, missed <= 0.05, undecided))
+    return bars
+
+
+def agreement_bars(agreements: Sequence[Agreement]) -> list[Bar]:
+    """Replay against kernel time, and against kernel time with the gap to the next kernel, of which a replay has one a
+    call and a kernel none."""
+    names = ("within 3% of CUPTI's kernel time", "within 3% of CUPTI's kernel time and gaps")
+    target = "in 95% of cells"
+    if not agreements:
+        return [Bar(name, target, None, None, "no cell of one kernel with a CUPTI time") for name in names]
+    bars = []
+    for name, gaps in zip(names, (0.0, 1.0), strict=True):
+        apart = [abs(math.log(each.replay_ns / (each.kernel_ns + gaps * each.gaps_ns))) for each in agreements]
+        agreeing = sum(distance <= math.log1p(0.03) for distance in apart) / len(apart)
+        detail = f"of {len(apart)} cells of one kernel; median {median(apart):.1%} apart"
+        bars.append(Bar(name, target, agreeing, agreeing >= 0.95, detail))
     return bars
 
 

@@ -20,12 +20,21 @@ import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor
 
 from fuselab.experiment import Inputs
-from fuselab.measure.bars import MARGIN, Bar, PairRecord, pair_bars, pair_record, repeatability_bar
+from fuselab.measure.bars import (
+    MARGIN,
+    Agreement,
+    Bar,
+    PairRecord,
+    agreement_bars,
+    pair_bars,
+    pair_record,
+    repeatability_bar,
+)
 from fuselab.measure.group import Arm, Timing, time_group
 from fuselab.measure.statistics import median, paired_log_ratios, trimmed_estimate
 from fuselab.measure.timing import by_round
 from fuselab.measure.verdicts import ABOVE_CEILING
-from fuselab.records import Clock, Direction, Sample, Traffic, Workload
+from fuselab.records import Clock, Direction, Traffic, Workload
 
 __all__ = ["Bar", "Calibration", "Case", "PairRecord", "calibrate", "cases"]
 
@@ -95,6 +104,7 @@ class Calibration:
     device_type: str
     bars: list[Bar] = field(default_factory=list)
     pairs: list[PairRecord] = field(default_factory=list)
+    agreements: list[Agreement] = field(default_factory=list)
     speedups: dict[str, list[float]] = field(default_factory=dict)
     """Of one comparison for each case, by process."""
     seconds: float = 0.0
@@ -156,6 +166,9 @@ def _judge_pairs(calibration: Calibration, recordings: Sequence[_Recording]) -> 
     calibration.pairs = _pairs(recordings)
     calibration.bars += pair_bars(calibration.pairs, calibration.device_type)
     calibration.bars += _other_bars(recordings, calibration.device_type)
+    if calibration.device_type == "cuda":
+        calibration.agreements = _agreements(recordings)
+        calibration.bars += agreement_bars(calibration.agreements)
 
 
 def _record_pairs(
@@ -252,22 +265,19 @@ def _other_bars(recordings: Sequence[_Recording], device_type: str) -> list[Bar]
     if device_type != "cuda":
         return [*bars, Bar("seconds a variant and cell", "no bar on a CPU", seconds, None)]
     bars.append(Bar("seconds a variant and cell", "at most 1", seconds, seconds <= 1.0))
-    gaps = [
-        abs(math.log(timing.median_ns / kernel[0].duration_ns))
-        for timing in timings
-        if timing.median_ns and timing.kernels_launched == 1 and (kernel := _kernel(timing))
-        and kernel[0].duration_ns >= _AGREEMENT_FROM_NS
-    ]  # fmt: skip
-    if not gaps:
-        nothing = "no cell of one kernel with a CUPTI time"
-        return [*bars, Bar("within 3% of CUPTI's kernel time", "in 95% of cells", None, None, nothing)]
-    agreeing = sum(gap <= math.log1p(0.03) for gap in gaps) / len(gaps)
-    detail = f"of {len(gaps)} cells of one kernel; median gap {median(gaps):.1%}"
-    return [*bars, Bar("within 3% of CUPTI's kernel time", "in 95% of cells", agreeing, agreeing >= 0.95, detail)]
+    return bars
 
 
-def _kernel(timing: Timing) -> list[Sample]:
-    return timing.other_clocks.get(Clock.KERNEL, [])
+def _agreements(recordings: Sequence[_Recording]) -> list[Agreement]:
+    """Replay against CUPTI's kernel time, cells of one kernel and 10 us or more."""
+    found = []
+    for recording in recordings:
+        for name, timing in recording.timings.items():
+            kernel, gaps = (timing.other_clocks.get(clock) for clock in (Clock.KERNEL, Clock.GAPS))
+            if timing.median_ns and timing.kernels_launched == 1 and kernel and gaps:
+                case = f"{recording.case} {name}"
+                found.append(Agreement(case, timing.median_ns, kernel[0].duration_ns, gaps[0].duration_ns))
+    return [each for each in found if each.kernel_ns >= _AGREEMENT_FROM_NS]
 
 
 def _coverage_bar(known: Sequence[Case], device_type: str, seed: int, progress: Progress | None) -> Bar:

@@ -95,7 +95,8 @@ class Evaluation:
         """What CUPTI saw of one call."""
         self.launches[name] = profile.launches
         kernel = Sample(round=0, position=0, duration_ns=profile.duration_ns)
-        self.add_clocks(name, {Clock.KERNEL: [kernel]})
+        gaps = Sample(round=0, position=0, duration_ns=profile.gaps_ns)
+        self.add_clocks(name, {Clock.KERNEL: [kernel], Clock.GAPS: [gaps]})
         if profile.streams > 1:
             self.warn(name, f"its kernels ran on {profile.streams} streams")
 

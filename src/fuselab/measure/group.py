@@ -26,6 +26,7 @@ from fuselab.measure.conditions import Watch
 from fuselab.measure.cpu_timer import CpuCell, Threads, fixed_threads
 from fuselab.measure.cuda_timer import CaptureError, EventsCell, GraphCell
 from fuselab.measure.evaluation import Evaluation
+from fuselab.measure.located import SharedPool
 from fuselab.measure.observation import differs, eager_loops, observe_arm, on_stream
 from fuselab.measure.rotation import Rotation, cache_bytes, free_bytes, tensor_bytes
 from fuselab.measure.sequential import MIN_ROUNDS, plan_looks
@@ -150,6 +151,7 @@ class _Group:
         self.threads = threads
         self.cold = cold
         self.stream = torch.cuda.Stream() if device_type == "cuda" else None
+        self.pool = SharedPool(self.stream) if self.stream is not None else None
         self.works: dict[str, Work] = {}
         self.members: dict[str, _Member] = {}
         self.expected: dict[str, list[Tensor]] = {}
@@ -232,7 +234,7 @@ class _Group:
                 touched_bytes=touched,
                 cache=cache_bytes(self.device_type),
                 memory_bytes=int(free_bytes(self.device_type) * _MEMORY_SHARE),
-                bytes_per_set=allocated * (len(self.arms) + 2),
+                bytes_per_set=allocated * (2 if self.device_type == "cuda" else len(self.arms) + 2),
                 cold=self.cold,
             )
         return self.rotations[key]
@@ -242,7 +244,7 @@ class _Group:
             first = self.members.get(self.baseline)
             return CpuCell(work, like=first.cell if first is not None and isinstance(first.cell, CpuCell) else None)
         try:
-            return GraphCell(work, self.stream)
+            return GraphCell(work, self.stream, pool=self.pool, seed=self.workload.seed)
         except CaptureError as error:
             self.evaluation.warn(name, f"not captured into a CUDA graph, timed with dispatch included: {error}")
             return EventsCell(work, self.stream)
@@ -332,11 +334,13 @@ class _Group:
         return conditions or watch.record(number)
 
     def _renew(self, budget_s: float) -> None:
-        """Take other addresses, where that takes little of the budget."""
-        for name, member in list(self.members.items()):
-            if isinstance(member.cell, GraphCell) and member.cell.capture_s < 0.03 * budget_s:
+        """Let other inputs go with the places that are written to, for all alike, where that takes little of the
+        budget."""
+        cells = {name: m.cell for name, m in self.members.items() if isinstance(m.cell, GraphCell)}
+        if sum(cell.capture_s for cell in cells.values()) < 0.05 * budget_s * len(self.members):
+            for name, cell in cells.items():
                 with self._dropping(name):
-                    member.cell.renew()
+                    cell.renew()
 
     def _clocked(self) -> dict[str, dict[Clock, list[Sample]]]:
         """Samples of every member by name and clock, the events cells under their arm's name."""

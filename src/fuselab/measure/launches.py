@@ -67,6 +67,8 @@ class DeviceProfile:
     """Their times added up."""
     streams: int
     """Streams they ran on."""
+    gaps_ns: float = 0.0
+    """Time in which none of them ran, between the first and the last."""
 
 
 def trace_of(
@@ -95,8 +97,15 @@ def profile_device(call: Callable[[], object], calls: int) -> DeviceProfile | No
     work = [e for e in events if e.get("cat") in _DEVICE_WORK and "dur" in e]
     if not work:
         return None
+    starts = [float(e["ts"]) for e in work]
+    ends = [float(e["ts"]) + float(e["dur"]) for e in work]
+    idle, reached = 0.0, min(starts)
+    for start, end in sorted(zip(starts, ends, strict=True)):
+        idle += max(0.0, start - reached)
+        reached = max(reached, end)
     return DeviceProfile(
         launches=round(len(work) / calls),
         duration_ns=sum(float(e["dur"]) for e in work) * 1e3 / calls,
         streams=len({e.get("args", {}).get("stream", e.get("tid")) for e in work}),
+        gaps_ns=idle * 1e3 / calls,
     )

@@ -98,7 +98,7 @@ class _GraphStep:
             raise RuntimeError("this cell does not time a backward, or was closed")
         self.stream, self.calls = cell.stream, cell.calls
         self._forwards, self._backwards = captured.forwards, captured.timed
-        self._graph, self._kept = cell.captured_steps()
+        self._graph = cell.captured_steps()
         self.both()  # the first replay uploads the graph
 
     def apart(self) -> tuple[float, float]:

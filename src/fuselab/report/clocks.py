@@ -19,6 +19,7 @@ __all__ = ["clocks_view"]
 _COLUMNS = {
     Clock.CUDA_GRAPH: "graph replay",
     Clock.KERNEL: "kernels (CUPTI)",
+    Clock.GAPS: "gaps",
     Clock.CUDA_EVENTS: "eager loop",
     Clock.HOST: "host call",
     Clock.CPU_MONOTONIC: "wall",
@@ -28,7 +29,8 @@ _COLUMNS = {
 def clocks_view(measurements: Sequence[Measurement]) -> Group | None:
     """Medians by clock, and forward with backward against the sum of the two; None where nothing was timed.
 
-    On a GPU: device time under graph replay, the sum of kernel times as CUPTI reports them, what a user waits for in an
+    On a GPU: device time under graph replay, the sum of kernel times and of the gaps between them as CUPTI
+    reports them, what a user waits for in an
     eager loop, the host's time of issuing a call. On a CPU host and device are one, and the wall clock is the only one.
     """
     timed = [m for m in measurements if m.status is Status.OK and m.samples]
