@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
@@ -28,7 +29,16 @@ if TYPE_CHECKING:
     from fuselab.measure.calibrate import Calibration
     from fuselab.report.chain import LineView
 
-__all__ = ["carry_out_selection", "doctor", "kernel_line", "kernel_text", "load_run", "resume_runs", "run"]
+__all__ = [
+    "carry_out_selection",
+    "doctor",
+    "kernel_card",
+    "kernel_line",
+    "kernel_text",
+    "load_run",
+    "resume_runs",
+    "run",
+]
 
 
 def run(
@@ -223,6 +233,15 @@ def kernel_text(run: Run, name: str, stage: str | None = None) -> tuple[Kernel, 
     if artifact.path is None:
         raise UsageError(f"{kernel.name} has no {stage}: {artifact.absent}")
     return kernel, run.read_text(artifact.path)
+
+
+def kernel_card(run: Run, kernel: Kernel) -> dict[str, Any]:
+    """The card of a kernel of a run; for one that cannot be read, the reason under ``absent``."""
+    try:
+        card = json.loads(run.read_text(f"kernels/{kernel.kernel_id}/card.json", limit=1 << 26))
+    except (StoreError, ValueError) as error:
+        return {"absent": f"its card could not be read: {error}"}
+    return card if isinstance(card, dict) else {"absent": "its card is not a card"}
 
 
 def kernel_line(run: Run, name: str, line: int, stage: str | None = None) -> LineView:

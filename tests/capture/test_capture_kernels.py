@@ -48,7 +48,7 @@ def test_triton_kernels_are_saved_with_every_stage_and_their_figures(hopper_cach
         folder = (tmp_path / kernel.file_path).parent
         assert kernel.kernel_id == f"compile/w/backward/{folder.name}"
         assert kernel.stages == ["triton", "ttir", "ttgir", "llir", "ptx", "cubin", "sass"]
-        assert {p.name for p in folder.iterdir()} == {"kernel.py", "card.json", *kernel.stages[1:]}
+        assert {p.name for p in folder.iterdir()} == {"kernel.py", "card.json", "repro.py", *kernel.stages[1:]}
         assert kernel.operations == ["aten.erf.default", "aten.sum.dim_IntList"]
         assert kernel.source_lines == ["m.py:3"]
         assert kernel.name in (folder / "ttir").read_text()

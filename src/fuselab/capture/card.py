@@ -7,11 +7,12 @@ cannot be made never keeps the others from being made. ``docs/kernel-cards.md`` 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fuselab.capture.card_autotune import TimedConfiguration
 from fuselab.capture.card_fusion import refusals_of, scheduled
 from fuselab.capture.card_launch import LaunchArguments, ScalarArgument, TensorArgument, read_launches
 from fuselab.capture.card_limiter import Facts, predict
@@ -26,7 +27,7 @@ from fuselab.ir.occupancy import Occupancy, occupancy
 from fuselab.ir.traffic import Traffic, measure_traffic
 from fuselab.ir.traffic_cpp import CppAccesses, read_cpp
 from fuselab.ir.traffic_ttir import TtirAccesses, read_ttir
-from fuselab.targets import TARGETS, Target
+from fuselab.targets import TARGETS, Target, match
 
 __all__ = ["CARD_VERSION", "AbsentError", "CardBuilder"]
 
@@ -74,12 +75,21 @@ class CardBuilder:
     Args:
         graph: the graph.
         code: its output module, read.
-        target: the device that the kernels are for; None: whichever described device their sources name.
+        target: the device that the kernels are for; None: the GPU that is present, else the described device whose
+            architecture and multiprocessors their sources name.
+        timings: what autotuning timed, by hash of the configuration.
     """
 
-    def __init__(self, graph: CompiledGraph, code: OutputCode, target: Target | None = None) -> None:
+    def __init__(
+        self,
+        graph: CompiledGraph,
+        code: OutputCode,
+        target: Target | None = None,
+        timings: Mapping[str, TimedConfiguration] | None = None,
+    ) -> None:
         self._graph = graph
-        self._target = target
+        self._target = target or _present_target(graph)
+        self._timings = timings or {}
         self._launches: dict[str, list[LaunchArguments]] = {}
         for launch in read_launches(graph.output_path.read_text(encoding="utf-8")):
             self._launches.setdefault(launch.kernel, []).append(launch)
@@ -101,26 +111,29 @@ class CardBuilder:
             folder: where its source and stages were saved.
         """
         kernel = _Kernel(dict(card), folder)
-        self._prepare(kernel)
-        repro: str | None = None
-        try:
-            repro = self._repro(kernel)
-            said: dict[str, Any] = {"file": "repro.py", "run": "python repro.py"}
-        except AbsentError as absent:
-            said = {"absent": str(absent)}
+        prepared = _section(self._prepare, kernel)
+        repro: list[str] = []
+
+        def script(this: _Kernel) -> dict[str, Any]:
+            repro.append(self._repro(this))
+            return {"file": "repro.py", "run": "python repro.py"}
+
         sections = {
             "card_version": CARD_VERSION,
             "launch": _section(self._launch, kernel),
             "split": _section(self._split, kernel),
+            "autotune": _section(self._autotune, kernel),
             "traffic": _section(self._traffic, kernel),
             "occupancy": _section(self._occupancy, kernel),
             "instructions": _section(self._instructions, kernel),
             "limiter": _section(self._limiter, kernel),
-            "repro": said,
+            "repro": _section(script, kernel),
         }
-        return {**kernel.card, **sections}, repro
+        if "absent" in prepared:
+            sections["incomplete"] = prepared["absent"]
+        return {**kernel.card, **sections}, next(iter(repro), None)
 
-    def _prepare(self, kernel: _Kernel) -> None:
+    def _prepare(self, kernel: _Kernel) -> dict[str, Any]:
         """Everything that several sections need, each as far as it can be had."""
         launches = self._launches.get(kernel.card["name"], [])
         kernel.launch = launches[0] if launches else None
@@ -137,6 +150,7 @@ class CardBuilder:
                 kernel.cpp = None
         for measure in (self._measure_traffic, self._measure_mix, self._measure_occupancy):
             measure(kernel)
+        return {}
 
     def _prepare_triton(self, kernel: _Kernel) -> None:
         try:
@@ -238,6 +252,21 @@ class CardBuilder:
             "never_tried_with": silent,
             "alone": not others,
         }
+
+    def _autotune(self, kernel: _Kernel) -> dict[str, Any]:
+        if kernel.card["backend"] != "triton":
+            raise AbsentError("only Triton kernels are tuned")
+        chosen = kernel.card.get("triton_hash")
+        others = [other.get("triton_hash") for other in kernel.card.get("other_configurations") or ()]
+        timed = [self._timings[name] for name in dict.fromkeys([chosen, *others]) if name in self._timings]
+        if not timed:
+            raise AbsentError(
+                "it has one configuration: there was nothing to choose"
+                if not others
+                else "no configuration was timed while it was captured"
+            )
+        timed.sort(key=lambda t: (t.time_us is None, t.time_us))
+        return {"configurations": [{**vars(t), "chosen": t.triton_hash == chosen} for t in timed]}
 
     def _traffic(self, kernel: _Kernel) -> dict[str, Any]:
         backend = kernel.card["backend"]
@@ -360,12 +389,22 @@ class CardBuilder:
         return read_operators(self._post_grad, inputs, outputs)
 
 
-def _section(make: Any, kernel: _Kernel) -> dict[str, Any]:
+def _section(make: Callable[[_Kernel], dict[str, Any]], kernel: _Kernel) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = make(kernel)
+        return make(kernel)
     except AbsentError as absent:
         return {"absent": str(absent)}
-    return found
+    except Exception as error:  # noqa: BLE001 - raising here would fail the user's compilation
+        return {"absent": f"it could not be made: {type(error).__name__}: {error}"}
+
+
+def _present_target(graph: CompiledGraph) -> Target | None:
+    """The described device that the GPU of this machine is, for a graph that was compiled for it."""
+    if graph.snapshot is None or "cuda" not in {device.partition(":")[0] for device in graph.snapshot.devices}:
+        return None
+    import torch
+
+    return match(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
 
 
 def _named(names: tuple[str, ...], launch: LaunchArguments | None) -> list[tuple[str, Any]]:

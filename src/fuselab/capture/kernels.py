@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import linecache
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +15,8 @@ import msgspec
 from fuselab.capture import internals
 from fuselab.capture.assembly import Libraries, Library
 from fuselab.capture.assembly import disassemble as disassemble_library
+from fuselab.capture.card import CardBuilder
+from fuselab.capture.card_autotune import TimedConfiguration
 from fuselab.capture.chain_builder import BuiltKernel, ChainBuilder
 from fuselab.capture.files import Files
 from fuselab.capture.machine_code import ResourceUsage, disassemble, resource_usage
@@ -23,6 +25,7 @@ from fuselab.capture.provenance import GraphNode, KernelProvenance, join, parse_
 from fuselab.capture.trace import CompiledGraph
 from fuselab.capture.triton_cache import TritonBinary, choose
 from fuselab.records import Kernel, Stage
+from fuselab.targets import Target
 
 __all__ = ["KernelBuilder"]
 
@@ -73,6 +76,11 @@ class KernelBuilder:
     kernels: list[Kernel] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     _built: list[BuiltKernel] = field(default_factory=list)
+    target: Target | None = None
+    """The device that GPU kernels are for; None: whichever described device their sources name."""
+    timings: Mapping[str, TimedConfiguration] = field(default_factory=dict)
+    """What autotuning timed, by hash of the configuration."""
+    _cards: CardBuilder | None = None
 
     def add(self, graph: CompiledGraph) -> None:
         """Write everything that is known of a graph's kernels."""
@@ -80,6 +88,7 @@ class KernelBuilder:
         if code is None:
             return
         nodes = self._nodes(graph)
+        self._cards = CardBuilder(graph, code, self.target, self.timings)
         loaded = internals.loaded_kernels(graph.module_path)
         # A chooser among kernels (multi_kernel) is none itself: they are defined, and listed, on their own.
         generated = [kernel for kernel in code.kernels if kernel.backend != "multi_kernel"]
@@ -231,6 +240,10 @@ class KernelBuilder:
             ],
             "resource_usage": None if machine.usage is None else vars(machine.usage),
         }
+        if self._cards is not None:
+            card, repro = self._cards.fill(card, self.files.into / folder)
+            if repro is not None:
+                self.files.put(self.files.into / folder / "repro.py", repro)
         self.files.put(self.files.into / folder / "card.json", json.dumps(card, indent=1, default=str))
         self.kernels.append(kernel)
 

@@ -145,8 +145,8 @@ def check(launch: Callable[[list[Any]], Any], seed: int = 0) -> dict[str, Any]:
     if OPERATORS:
         try:
             return _check_operators(launch, seed)
-        except OperatorsFailedError as error:
-            reason = f"the captured operators do not run here: {error}"
+        except OperatorsFailedError as failed:
+            reason = f"the captured operators do not run here: {failed}"
     else:
         reason = KERNEL["no_operators"]
     import torch
@@ -191,12 +191,12 @@ def _check_operators(launch: Callable[[list[Any]], Any], seed: int) -> dict[str,
     worst = 0.0
     for node, value in expected.items():
         found = stored[places[node]]
-        error = _error(found, value.reshape(found.shape) if value.numel() == found.numel() else value)
+        apart = _error(found, value.reshape(found.shape) if value.numel() == found.numel() else value)
         limit = max(TOLERANCE[_dtype(found)], coarsest) if _dtype(found) in TOLERANCE else 0.0
-        worst = max(worst, error)
-        if not error <= limit:
+        worst = max(worst, apart)
+        if not apart <= limit:
             problems.append(
-                f"{_named(places[node])} ({node}) differs from its operators by {error:.3g}, over {limit:g}"
+                f"{_named(places[node])} ({node}) differs from its operators by {apart:.3g}, over {limit:g}"
             )
     how = f"{len(expected)} of {len(stored)} outputs compared with the captured operators"
     if drawn:
@@ -226,8 +226,8 @@ def _error(found: Any, expected: Any) -> float:
         return math.inf
     fine = torch.isfinite(b)
     a, b = a[fine], b[fine]
-    if not b.numel():
-        return 0.0
+    if not b.numel():  # nothing that is a number: NaN everywhere shows nothing
+        return 0.0 if not expected.numel() else math.inf
     scale = b.abs() + b.square().mean().sqrt()
     difference = (a - b).abs()
     if not bool(scale.max() > 0):
@@ -240,7 +240,7 @@ def _named(position: str) -> str:
 
 
 def time_kernel(launch: Callable[[list[Any]], Any], repeats: int = 30, cold: bool = True) -> dict[str, Any]:
-    """Median time of one launch in microseconds; on a GPU out of a CUDA graph over inputs that rotate past the cache."""
+    """Median time of one launch in microseconds; on a GPU in a CUDA graph, over inputs that rotate past the cache."""
     if KERNEL["backend"] == "triton":
         return _time_gpu(launch, repeats, cold)
     given = arguments(build_buffers(0, 0.0))

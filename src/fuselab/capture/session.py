@@ -13,11 +13,14 @@ from fuselab.capture import internals
 from fuselab.capture.assembly import Libraries
 from fuselab.capture.autotuning import mix_order_provenance
 from fuselab.capture.caches import inductor_cache, own_caches, triton_cache
+from fuselab.capture.card_autotune import TimedConfiguration, recorded_timings
 from fuselab.capture.chain import Chain, read_chain
 from fuselab.capture.chain_builder import ChainBuilder
 from fuselab.capture.completeness import list_absences
 from fuselab.capture.files import Files
+from fuselab.capture.hand_written import HandWritten
 from fuselab.capture.internals_lines import record_line_origins
+from fuselab.capture.internals_triton import JitKernel, jit_launches
 from fuselab.capture.kernels import KernelBuilder
 from fuselab.capture.snapshots import recall, remember
 from fuselab.capture.trace import CompiledGraph, FusionHandler, Recorder, TraceHandler
@@ -72,13 +75,19 @@ def capture(into: Path, *, variant: str, workload: str, caches: Path | None = No
     captured = Capture(into)
     files = Files(into, variant, workload)
     recorder = Recorder(files, internals.library_roots())
+    timings: dict[str, TimedConfiguration] = {}
+    launched: dict[tuple[str, bool], JitKernel] = {}
+    called: dict[str, str] = {}
     with own_caches(caches) as directory:
         try:
             with (
                 internals.provenance_globals_restored(),
                 internals.capture_settings() as missing,
                 mix_order_provenance(),
+                recorded_timings(timings),
                 record_line_origins() as untraced,
+                jit_launches(launched, recorder.library_roots),
+                internals.compiled_graph_calls(called, recorder.library_roots),
                 _listening(internals.trace_logger(), TraceHandler(recorder)),
                 _listening(internals.fusion_logger(), FusionHandler(recorder)),
             ):
@@ -87,7 +96,10 @@ def capture(into: Path, *, variant: str, workload: str, caches: Path | None = No
                 yield captured
         finally:
             # Before the caches go: the launchers in memory and the files in Triton's cache are read here.
-            _collect(captured, files, recorder, directory)
+            _collect(captured, files, recorder, directory, timings, list(launched.values()))
+            for warning in _compiled_before(recorder, called, captured):
+                recorder.warn(warning)
+            captured.warnings = recorder.warnings
 
 
 @contextlib.contextmanager
@@ -117,7 +129,14 @@ def _listening(logger: logging.Logger | None, handler: logging.Handler) -> Itera
         handler.close()
 
 
-def _collect(captured: Capture, files: Files, recorder: Recorder, caches: Path) -> None:
+def _collect(
+    captured: Capture,
+    files: Files,
+    recorder: Recorder,
+    caches: Path,
+    timings: dict[str, TimedConfiguration],
+    launched: list[JitKernel],
+) -> None:
     recorder.flush()
     for graph in recorder.graphs:
         if not recall(caches, graph):
@@ -128,22 +147,33 @@ def _collect(captured: Capture, files: Files, recorder: Recorder, caches: Path) 
     chain = ChainBuilder(files, recorder.library_roots)
     chain.prepare(recorder.graphs)
     libraries = Libraries(inductor_cache(caches))
-    builder = KernelBuilder(files, binaries, best, recorder.library_roots, libraries, chain)
+    builder = KernelBuilder(files, binaries, best, recorder.library_roots, libraries, chain, timings=timings)
     for graph in recorder.graphs:
         builder.add(graph)
+    hand_written = HandWritten(files, chain)
+    hand_written.add(launched)
     chain.close()
     for warning in builder.warnings:
         recorder.warn(warning)
-    if not recorder.graphs:
-        recorder.warn(
-            "nothing was generated while the capture was open: the function was already compiled, "
-            "did not run, or failed before Inductor; call torch.compiler.reset() first to compile it again"
-        )
     list_absences(files, recorder)
     captured.artifacts = files.artifacts
-    captured.kernels = builder.kernels
-    captured.warnings = recorder.warnings
+    captured.kernels = builder.kernels + hand_written.kernels
     captured.records = dict(recorder.records)
+
+
+def _compiled_before(recorder: Recorder, called: dict[str, str], captured: Capture) -> Iterator[str]:
+    """What ran while the capture was open and was compiled before: nothing of that is here."""
+    before = [place for digest, place in called.items() if digest not in recorder.output_digests]
+    for place in dict.fromkeys(before):
+        yield (
+            f"already compiled: {place} ran code from before the capture opened, and nothing of that is captured; "
+            "call torch.compiler.reset() first to compile it again"
+        )
+    if not recorder.graphs and not before and not captured.kernels:
+        yield (
+            "nothing was generated while the capture was open: no compiled function ran, or it failed before Inductor, "
+            "or it was already compiled; call torch.compiler.reset() first to compile it again"
+        )
 
 
 def _write_tables(files: Files, graph: CompiledGraph) -> None:

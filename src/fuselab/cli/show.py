@@ -65,14 +65,15 @@ def show(
         else:
             console.print(render_line(view), soft_wrap=True)
     elif kernel is not None:
-        from fuselab.api import kernel_text
+        from fuselab.api import kernel_card, kernel_text
         from fuselab.report.runs import kernel_view
 
         found, text = kernel_text(run, kernel, stage)
+        card = kernel_card(run, found)
         if as_json:
-            print_json({"kernel": found, "text": text})
+            print_json({"kernel": found, "card": card, "text": text})
         else:
-            console.print(kernel_view(found, text), soft_wrap=True)
+            console.print(kernel_view(found, text, card), soft_wrap=True)
     elif as_json:
         print_json(run_document([outcome]))
     else:

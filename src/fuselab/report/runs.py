@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.syntax import Syntax
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from fuselab.records import Artifact, Environment, Kernel, Measurement, RunMetadata, RunStatus, Status
 from fuselab.report import figures
+from fuselab.report.card import card_lines
 from fuselab.report.clocks import clocks_view
 from fuselab.report.table import results_table
 from fuselab.report.text import one_line, printable
@@ -87,8 +89,10 @@ def run_view(metadata: RunMetadata, environment: Environment, measurements: Sequ
     return Group(*parts)
 
 
-def kernel_view(kernel: Kernel, text: str) -> Text:
+def kernel_view(kernel: Kernel, text: str, card: Mapping[str, Any] | None = None) -> Text:
     """The text of a kernel, highlighted, below a comment that says what it is; still valid source when it is copied.
+
+    With its ``card`` the comment says what it moves, executes and is limited by as well.
 
     Printed with ``soft_wrap=True`` its lines stay whole in a file or a pipe.
     """
@@ -102,6 +106,7 @@ def kernel_view(kernel: Kernel, text: str) -> Text:
     resources = _resources(kernel)
     if resources:
         facts.append(resources)
+    facts += card_lines(card or {})
     comment = "\n".join(f"{mark} {fact}" for fact in facts)
     source = printable(text, keep="\n\t")
     code = f"{comment}\n{source}"

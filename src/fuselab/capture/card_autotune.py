@@ -1,0 +1,74 @@
+"""What autotuning timed while a capture was open: every configuration of every kernel with its time, chosen or not."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fuselab.capture import internals
+
+__all__ = ["TimedConfiguration", "recorded_timings"]
+
+
+@dataclass(frozen=True)
+class TimedConfiguration:
+    """One configuration of a kernel that Inductor timed."""
+
+    triton_hash: str
+    """Hash of its compilation: the name of its directory in Triton's cache."""
+    time_us: float | None
+    """Microseconds, the least it was seen to take; None where it was turned down without being timed (spills)."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Block sizes, ``num_warps`` and ``num_stages``."""
+    registers: int | None = None
+    spills: int | None = None
+
+
+@contextlib.contextmanager
+def recorded_timings(found: dict[str, TimedConfiguration]) -> Iterator[None]:
+    """Note every configuration that is timed in this process in ``found``, by hash; put back on exit."""
+    autotuner = internals.autotuner()
+    bench = getattr(autotuner, "bench", None)
+    if autotuner is None or bench is None:
+        yield
+        return
+
+    @functools.wraps(bench)
+    def recorded(self: Any, launcher: Any, *args: Any, **kwargs: Any) -> Any:
+        milliseconds = bench(self, launcher, *args, **kwargs)
+        _note(found, launcher, milliseconds)
+        return milliseconds
+
+    autotuner.bench = recorded
+    try:
+        yield
+    finally:
+        if autotuner.bench is recorded:
+            autotuner.bench = bench
+
+
+def _note(found: dict[str, TimedConfiguration], launcher: Any, milliseconds: Any) -> None:
+    name = str(getattr(launcher, "cache_hash", "") or "")
+    if not name:
+        return
+    timed = isinstance(milliseconds, int | float) and math.isfinite(milliseconds)
+    time_us = milliseconds * 1e3 if timed else None
+    before = found.get(name)
+    if before is not None and before.time_us is not None and (time_us is None or before.time_us <= time_us):
+        return
+    config = getattr(launcher, "config", None)
+    settings = dict(getattr(config, "kwargs", None) or {})
+    for key in ("num_warps", "num_stages"):
+        if (value := getattr(config, key, None)) is not None:
+            settings[key] = value
+    found[name] = TimedConfiguration(
+        name, time_us, settings, _whole(getattr(launcher, "n_regs", None)), _whole(getattr(launcher, "n_spills", None))
+    )
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
