@@ -3,7 +3,11 @@
 An implementation is called four times, each time under the conditions of ``exposure``: on the inputs; on the same
 inputs again; on other values at other addresses, the first row of them small, where a lost ``eps`` shows; and on
 those values at the first addresses. What is cached, replayed, left unwritten or random shows in one of these. Every
-result is held to the bound of ``tolerance``.
+result is held to the bound of ``tolerance``. Eager, which is a user's own function as written, is called in the same
+way: where it changes its inputs, returns nothing or gives back what it kept, that is the verdict on every variant.
+
+A result that was kept and is handed out as a copy, to inputs that require no gradient, is not told from one that does
+not depend on its inputs' values, as a table of positions does not: both pass.
 
 A declared random experiment names its randomness: ``Experiment.witness`` recovers what a call drew from its output,
 the reference repeats the call with it, and the gradients prove that the backward used the same. Statistics of what
@@ -20,8 +24,8 @@ import torch
 from torch import Tensor
 
 from fuselab.experiment import Experiment, Implementation, Inputs
-from fuselab.measure.calls import gradient_targets
-from fuselab.measure.exposure import Exposed, call_exposed, same_bits, stream_of_its_own
+from fuselab.measure.calls import forward, gradient_targets, named_outputs
+from fuselab.measure.exposure import CACHED, Exposed, call_exposed, same_bits, stream_of_its_own
 from fuselab.measure.layout import copied, writable
 from fuselab.measure.oracle import Oracle, Truth
 from fuselab.measure.tolerance import compare, not_repeated, scale_of
@@ -33,6 +37,8 @@ NO_BACKWARD = "there is no backward: no input and no parameter requires a gradie
 
 _SMALL = 2.0**-10
 """What the first row is scaled by: its variance falls to about 1e-6, where an ``eps`` of 1e-5 or 1e-6 decides."""
+
+_STATE = "keep no state between calls, and take what is random as an argument"
 
 _DRAWS = 64
 """Fewest drawn elements of which two calls must not agree in all."""
@@ -136,14 +142,15 @@ class _Gate:
             return
         self._check_repetition(once, self._call(self.implementation, first), first)
         measure = self._eager(second)
+        if measure and not self.random and _same(before, measure[0].outputs) and self._keeps(first, second):
+            self._blame(Direction.FORWARD, CACHED, first=True)
+            return
         fresh = measure and self._compared("other inputs: ", second, *measure)
         if not measure or not fresh:
             return
         # A random result that is cached is found by the reference: its own mask shows what it kept.
         if not self.random and _same(once.outputs, fresh.outputs) and not _same(before, measure[0].outputs):
-            self._blame(
-                Direction.FORWARD, "the result of an earlier call is returned: cached between calls", first=True
-            )
+            self._blame(Direction.FORWARD, CACHED, first=True)
         buffers = [(old, new) for (_, old), (_, new) in zip(first.tensors(), second.tensors(), strict=True)]
         if all(writable(old) for old, _ in buffers):
             kept = [old.detach().clone() for old, _ in buffers]
@@ -186,16 +193,31 @@ class _Gate:
         if not called.outputs:
             self._blame(Direction.FORWARD, _nothing(called))
             return None
+        if called.faults:
+            for fault in called.faults:
+                self._blame(Direction.FORWARD, fault.text)
+            return None
         truth = self.oracle(inputs, called, self._witness(inputs, called))
         if not self.random:
             again = self._call(self.eager, inputs)
             scale = scale_of([*(t for _, t in inputs.tensors()), *(t for _, t in called.outputs)])
             for (name, a), (_, b) in zip(called.outputs, again.outputs, strict=True):
-                if fault := not_repeated(a, b, scale):
-                    advice = "a random function needs a registered experiment with a witness of what it drew"
-                    self._blame(Direction.FORWARD, f"{name}: not deterministic: {fault}; {advice}")
+                if drift := not_repeated(a, b, scale):
+                    advice = "take what is random as an argument, or register an experiment with a witness of it"
+                    self._blame(Direction.FORWARD, f"{name}: not deterministic: {drift}; {advice}")
                     return None
         return called, truth
+
+    def _keeps(self, first: Inputs, second: Inputs) -> bool:
+        """Whether eager, which gave the same results for other values, has kept them: it hands out the same memory
+        again, or what should depend on its inputs does not."""
+        # The first results stay alive, so that their memory is not given out again.
+        before, after = ([t for _, t in named_outputs(forward(self.eager, i)) if t.numel()] for i in (first, second))
+        numbers = any(t.dtype.is_floating_point for t in after)  # an index may be the same by chance
+        if self.differentiable and numbers and not any(t.requires_grad for t in after):
+            return True
+        kept = {t.untyped_storage().data_ptr() for t in before}
+        return any(t.untyped_storage().data_ptr() in kept for t in after)
 
     def _compared(self, label: str, inputs: Inputs, eager: Exposed, eager_truth: Truth) -> Exposed | None:
         """Call, and compare with eager and the reference; None where there is nothing to compare."""
@@ -271,7 +293,8 @@ class _Gate:
                     continue
                 if fault := not_repeated(a, b, scale, allowed.get(prefix + name)):
                     # Memory that was never written differs, too; where it is NaN the comparison has said it better.
-                    self._blame(direction, f"{prefix}{name}: not deterministic: {fault}", first="NaN" not in fault)
+                    text = f"{prefix}{name}: not deterministic: {fault}; {_STATE}"
+                    self._blame(direction, text, first="NaN" not in fault)
 
 
 def _same(first: Sequence[tuple[str, Tensor]], second: Sequence[tuple[str, Tensor]]) -> bool:
@@ -280,7 +303,8 @@ def _same(first: Sequence[tuple[str, Tensor]], second: Sequence[tuple[str, Tenso
 
 def _nothing(called: Exposed) -> str:
     what = called.structure
-    return "returns nothing" if what is None else f"returns a {type(what).__name__} without a tensor in it"
+    named = "nothing" if what is None else f"a {type(what).__name__} without a tensor in it"
+    return f"returns {named}: return the tensors that are to be compared and timed"
 
 
 def _wrong_form(called: Exposed, eager: Exposed) -> str:
@@ -299,7 +323,10 @@ def _wrong_form(called: Exposed, eager: Exposed) -> str:
             if mine != should:
                 return f"{name} has the {what} {mine}, eager's has {should}"
         if name in called.aliases and name not in eager.aliases:
-            return f"{name} is a view of its input {called.aliases[name]}, eager's is not"
+            return f"{name} is a view of its input {called.aliases[name]}, eager's is not: return memory of its own"
     if all(name in called.aliases for name in names):
-        return f"returns views of its inputs alone ({called.aliases[names[0]]}): there is nothing to measure"
+        return (
+            f"returns views of its inputs alone ({called.aliases[names[0]]}): there is nothing to measure; return"
+            " something that is computed"
+        )
     return ""

@@ -26,10 +26,17 @@ from fuselab.measure.calls import (
 )
 from fuselab.measure.layout import writable
 
-__all__ = ["Exposed", "Fault", "call_exposed", "same_bits", "stream_of_its_own"]
+__all__ = ["CACHED", "Exposed", "Fault", "call_exposed", "same_bits", "stream_of_its_own"]
 
 _POISON = 0xFF
 """All bits set is NaN in every floating-point format and -1 in every signed integer."""
+
+_SECOND_TIME = "backward through the graph a second time"
+"""What autograd says of a graph that was differentiated before."""
+
+CACHED = "the result of an earlier call is returned: cached between calls; compute it from the inputs in every call"
+CHANGES = "each timed call would start from other values; work on a copy (.clone()), or return what is changed"
+ELSEWHERE = "let the current stream wait before it returns: torch.cuda.current_stream().wait_stream(the other)"
 
 _LATE_CYCLES = 20_000_000
 """About 10 ms: longer than the launch of a whole call takes on the host."""
@@ -125,7 +132,13 @@ def call_exposed(
         _poison([t.numel() * t.element_size() for _, t in targets], inputs)
         if on_cuda:
             _arrive_late(kept_starts)
-        grads = gradients([t for _, t in starts], [t for _, t in targets], exposed.grad_outputs)
+        try:
+            grads = gradients([t for _, t in starts], [t for _, t in targets], exposed.grad_outputs)
+        except RuntimeError as error:
+            if _SECOND_TIME not in str(error):
+                raise
+            exposed.faults.append(Fault(CACHED, backward=True))
+            return exposed
         named = [(name, g) for (name, _), g in zip(targets, grads, strict=True)]
         present = [(name, g) for name, g in named if g is not None]
         ends = [_end(g) for _, g in present]
@@ -173,14 +186,14 @@ def _late_writes(
         return []
     torch.cuda.synchronize()
     return [
-        f"works on another stream: {name} is still written after the call"
+        f"works on another stream: {name} is still written after the call; {ELSEWHERE}"
         for (name, tensor), end, (_, copy) in zip(live, ends, copies, strict=True)
         if not (same_bits(_end(tensor), end) and same_bits(tensor, copy))
     ]
 
 
 def _changes(kept: Sequence[tuple[str, Tensor, Tensor]]) -> list[str]:
-    return [f"changes its input {name}" for name, tensor, copy in kept if not same_bits(tensor, copy)]
+    return [f"changes its input {name}: {CHANGES}" for name, tensor, copy in kept if not same_bits(tensor, copy)]
 
 
 def _aliases(outputs: Sequence[tuple[str, Tensor]], kept: Sequence[tuple[str, Tensor, Tensor]]) -> dict[str, str]:
