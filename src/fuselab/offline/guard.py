@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -45,11 +45,12 @@ class Guard:
         self._describe(*capability, cudnn, int(rocm))
 
 
-def build(cache: Path | None = None) -> Path:
+def build(cache: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Path:
     """The library for the torch that is installed, compiled if it is not in the cache yet.
 
     Args:
         cache: directory to keep it in; the user's cache directory by default.
+        say: is told when it has to be compiled, which takes seconds.
 
     Raises:
         SetupError: there is no torch or no C++ compiler, or it does not compile against this torch's headers.
@@ -66,6 +67,7 @@ def build(cache: Path | None = None) -> Path:
     include = torch / "include"
     if not (include / "ATen" / "Context.h").is_file():
         raise SetupError(f"this torch was installed without its C++ headers: {include} has none")
+    say("compiling the described device, once for this torch")
     directory = _writable(directory)
     library = directory / library.name
     with tempfile.TemporaryDirectory(prefix="fuselab-described-", dir=directory) as folder:

@@ -199,7 +199,9 @@ def operators_without_device() -> Any:
         library.impl("empty.memory_format", empty, "CUDA")
         library.impl("empty_strided", empty_strided, "CUDA")
     for name in DECOMPOSED_WITHOUT_CUDA:
-        if hasattr(torch.ops.aten, name) and not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CUDA"):
+        if hasattr(torch.ops.aten, name) and not torch._C._dispatch_has_kernel_for_dispatch_key(
+            f"aten::{name}", "CUDA"
+        ):
             library.impl(name, runs_nothing, "CUDA")
     return library
 
@@ -283,7 +285,12 @@ def launch_without_storage() -> None:
 
 def modules_load_without_triton() -> None:
     """Where there is no Triton: Inductor generates its kernels all the same, and the generated module is not run."""
-    for module in ("torch.utils._triton", "torch._inductor.scheduler", "torch._inductor.utils", "torch._inductor.codegen.triton"):
+    for module in (
+        "torch.utils._triton",
+        "torch._inductor.scheduler",
+        "torch._inductor.utils",
+        "torch._inductor.codegen.triton",
+    ):
         holder = importlib.import_module(module)
         for name in ("has_triton", "has_triton_package"):
             if hasattr(holder, name):
@@ -291,7 +298,9 @@ def modules_load_without_triton() -> None:
     cache = needed("torch._inductor.codecache", "PyCodeCache")
 
     def load(_key: str, path: str, *_args: Any, **_kwargs: Any) -> Any:
-        return SimpleNamespace(__file__=path, call=None, runner=None, recursively_apply_fns=None, benchmark_compiled_module=None)
+        return SimpleNamespace(
+            __file__=path, call=None, runner=None, recursively_apply_fns=None, benchmark_compiled_module=None
+        )
 
     cache.load_by_key_path = staticmethod(load)
 

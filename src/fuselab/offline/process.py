@@ -108,5 +108,3 @@ def _reason(error: Exception) -> str:
         return str(error)
     text = " ".join(line.strip() for line in str(error).splitlines()[:6] if line.strip())
     return f"{type(error).__name__}: {text[:600]}"
-
-

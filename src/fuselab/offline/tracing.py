@@ -37,9 +37,7 @@ DEVICE_DEPENDENT = (
 class Tracer:
     """Compiles an experiment's eager variant for the device that this process describes."""
 
-    def __init__(
-        self, *, described: bool, lowering: Callable[[], AbstractContextManager[Any]], calls: Calls
-    ) -> None:
+    def __init__(self, *, described: bool, lowering: Callable[[], AbstractContextManager[Any]], calls: Calls) -> None:
         """Take note of the way.
 
         Args:

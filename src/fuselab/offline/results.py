@@ -1,0 +1,209 @@
+"""What an inspection found: records, by target, workload and kernel; JSON as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fuselab.offline.messages import Answer, Candidate, KernelFailure, LibraryCall, Way
+from fuselab.records import Artifact, Direction, Kernel, Workload
+from fuselab.targets import Target
+
+__all__ = ["Inspection", "KernelResult", "TargetResult", "WorkloadResult", "workload_result"]
+
+
+class KernelResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One kernel for one target."""
+
+    kernel_id: str
+    """Unique within the target's run."""
+    name: str
+    """The compiler's own name."""
+    backend: str
+    """``triton`` or ``extern``."""
+    direction: Direction
+    """Forward or backward."""
+    operations: list[str] = []
+    """ATen operators fused into it."""
+    launches: int | None = None
+    """How often one call launches it."""
+    source: str = ""
+    """Path of its source, relative to the run."""
+    stages: dict[str, str] = {}
+    """Stages that there are, with their paths relative to the run."""
+    absent: dict[str, str] = {}
+    """Stages that there are not, with the reason."""
+    config: dict[str, Any] = {}
+    """The heuristic's first choice: block sizes, warps, stages."""
+    num_warps: int | None = None
+    """Warps a program."""
+    registers: int | None = None
+    """Registers a thread."""
+    spills: int | None = None
+    """Spilled registers a thread."""
+    shared_bytes: int | None = None
+    """Shared memory a program."""
+    occupancy: float | None = None
+    """Share of a multiprocessor's threads that can be resident, 0 to 1; from the kernel's card."""
+    bytes_moved: int | None = None
+    """Bytes from and to memory a launch; from the kernel's card."""
+    limiter: str = ""
+    """What the card expects to limit it."""
+    predicted_ns: float | None = None
+    """Predicted time of a launch: a prediction, never a measurement."""
+    predicted_error: float | None = None
+    """Relative error that the prediction had on the kernels it was calibrated on."""
+    candidates: list[Candidate] = []
+    """Every configuration that would be tried on the device."""
+
+
+class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One workload for one target."""
+
+    workload: str
+    """Its label."""
+    key: str
+    """``Workload.key``."""
+    ok: bool
+    """Whether the program was traced to its end."""
+    reason: str = ""
+    """Why not."""
+    way: Way = ""
+    """How it was traced: ``described`` or ``rewritten``."""
+    kernels: list[KernelResult] = []
+    """Kernels in order of compilation."""
+    failures: list[KernelFailure] = []
+    """Kernels that do not compile for the target."""
+    calls: list[LibraryCall] = []
+    """Matrix products, convolutions, attention."""
+    warnings: list[str] = []
+    """Graph breaks, what was left open, how the tracing may differ."""
+    versions: dict[str, str] = {}
+    """torch and triton."""
+    seconds: dict[str, float] = {}
+    """How long importing and generating took."""
+
+    def placed(self, artifacts: Sequence[Artifact], kernels: Sequence[Kernel]) -> WorkloadResult:
+        """The same with paths relative to the run, after its files were moved in."""
+        sources = {kernel.kernel_id: kernel.file_path for kernel in kernels}
+        stages: dict[str, dict[str, str]] = {}
+        for artifact in artifacts:
+            if artifact.kernel_id is not None and artifact.path is not None:
+                stages.setdefault(artifact.kernel_id, {})[artifact.stage.value] = artifact.path
+        placed = [
+            msgspec.structs.replace(k, source=sources.get(k.kernel_id, k.source), stages=stages.get(k.kernel_id, {}))
+            for k in self.kernels
+        ]
+        return msgspec.structs.replace(self, kernels=placed)
+
+
+class TargetResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything for one target."""
+
+    target: str
+    """Its name."""
+    device: str
+    """Its name as a driver reports it."""
+    arch: str
+    """What was compiled for."""
+    run: str
+    """The run directory."""
+    workloads: tuple[WorkloadResult, ...]
+    """By workload."""
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``fuselab inspect`` found."""
+
+    what: str
+    """As it was asked for."""
+    experiment: str
+    """Name of the experiment."""
+    variant: str
+    """The variant."""
+    note: str
+    """That nothing was measured."""
+    versions: dict[str, str]
+    """torch and triton that generated the code."""
+    targets: tuple[TargetResult, ...]
+    """By target, in the order asked for."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something could not be shown: a program that was not traced, a kernel that does not compile."""
+        return any(not w.ok or w.failures for t in self.targets for w in t.workloads)
+
+
+def workload_result(workload: Workload, way: Way, answer: Answer, staging: Path, target: Target) -> WorkloadResult:
+    """The record of an answer, with the figures of the kernels' cards."""
+    absent: dict[str, dict[str, str]] = {}
+    for artifact in answer.artifacts:
+        if artifact.kernel_id is not None and artifact.path is None:
+            absent.setdefault(artifact.kernel_id, {})[artifact.stage.value] = artifact.absent
+    kernels = [
+        _kernel(
+            kernel, _card(kernel, staging), absent.get(kernel.kernel_id, {}), answer.candidates.get(kernel.name, [])
+        )
+        for kernel in answer.kernels
+    ]
+    return WorkloadResult(
+        workload=workload.label,
+        key=workload.key,
+        ok=answer.ok,
+        reason=answer.reason,
+        way=way,
+        kernels=kernels,
+        failures=answer.failures,
+        calls=answer.calls,
+        warnings=answer.warnings,
+        versions=answer.versions,
+        seconds=answer.seconds,
+    )
+
+
+def _card(kernel: Kernel, staging: Path) -> dict[str, Any]:
+    """The kernel's card; empty where it has none. An extern kernel's lies below its name, not beside a source."""
+    direction, _, folder = kernel.kernel_id.rpartition("/")
+    path = staging / "kernels" / direction.rpartition("/")[2] / folder / "card.json"
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, Any]) if path.is_file() else {}
+
+
+def _kernel(kernel: Kernel, card: dict[str, Any], absent: dict[str, str], candidates: list[Candidate]) -> KernelResult:
+    first = next((c for c in candidates if c.first), None)
+    return KernelResult(
+        kernel_id=kernel.kernel_id,
+        name=kernel.name,
+        backend=kernel.backend,
+        direction=kernel.direction,
+        operations=kernel.operations,
+        launches=kernel.launches,
+        source=kernel.file_path,
+        absent=absent,
+        config=first.config if first else dict(card.get("config") or {}),
+        num_warps=kernel.num_warps,
+        registers=kernel.registers,
+        spills=kernel.spills,
+        shared_bytes=kernel.shared_bytes,
+        occupancy=_number(card, "occupancy", "share"),
+        bytes_moved=_sum(_number(card, "traffic", "read_bytes"), _number(card, "traffic", "written_bytes")),
+        limiter=str(_section(card, "limiter").get("predicted") or ""),
+        candidates=candidates,
+    )
+
+
+def _section(card: dict[str, Any], name: str) -> dict[str, Any]:
+    section = card.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _number(card: dict[str, Any], section: str, name: str) -> float | None:
+    value = _section(card, section).get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _sum(*values: float | None) -> int | None:
+    known = [value for value in values if value is not None]
+    return int(sum(known)) if len(known) == len(values) else None
