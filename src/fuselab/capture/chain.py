@@ -15,6 +15,9 @@ __all__ = ["Chain", "ChainGraph", "ChainKernel", "ChainLine", "ChainNode", "read
 
 CHAIN_VERSION = 1
 
+OUTSIDE = -1
+"""Number of the graph that stands for no graph: kernels that the user's code launches by itself."""
+
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of the chain's records; what has its default value is left out of the file."""
@@ -88,6 +91,7 @@ class ChainGraph(Part, frozen=True, kw_only=True, omit_defaults=True):
     """One compiled graph."""
 
     number: int
+    """Which graph of the capture, from 0; ``OUTSIDE`` for kernels that belong to none."""
     post_grad_graph: str = ""
     """File beside ``chain.json``."""
     output_code: str = ""

@@ -15,7 +15,7 @@ from typing import IO
 
 import msgspec
 
-from fuselab.capture.chain import CHAIN_VERSION, ChainGraph, ChainKernel, ChainLine, ChainNode
+from fuselab.capture.chain import CHAIN_VERSION, OUTSIDE, ChainGraph, ChainKernel, ChainLine, ChainNode
 from fuselab.capture.files import Files
 from fuselab.capture.internals import NodeFacts, WrittenLine
 from fuselab.capture.provenance import GraphNode, user_line
@@ -49,6 +49,8 @@ class BuiltKernel:
     launched_at: tuple[int, ...] = ()
     written_in: tuple[str, int] | None = None
     """For a kernel that the user wrote: its file, and how many lines stand there above its source."""
+    shift: int = 0
+    """How many lines of the file that was compiled stand above the source."""
 
 
 @dataclass
@@ -108,6 +110,12 @@ class ChainBuilder:
             kernels=built,
         )
         self._write(graph.direction, msgspec.json.encode(part))
+
+    def add_outside(self, direction: Direction, kernels: Sequence[BuiltKernel]) -> None:
+        """Kernels of one direction that belong to no graph."""
+        texts: dict[str, str] = {}
+        built = [self._kernel(kernel, [], {}, texts) for kernel in kernels]
+        self._write(direction, msgspec.json.encode(ChainGraph(number=OUTSIDE, sources=texts, kernels=built)))
 
     def close(self) -> None:
         """Finish the files."""
@@ -217,11 +225,19 @@ def _tables(kernel: BuiltKernel, folder: Path) -> tuple[dict[str, LineTable], di
         text = path.read_text(encoding="utf-8", errors="replace")
         ptx = text if stage is Stage.PTX else ptx
         table = source_lines(stage, text, kernel.compiled_from, ptx)
+        if kernel.shift:
+            table = _shifted(table, kernel.shift, kernel.source.count("\n") + 1)
         if table:
             tables[stage.value] = table
         else:
             absent[stage.value] = "no location record of it names the kernel's source"
     return tables, absent
+
+
+def _shifted(table: LineTable, shift: int, lines: int) -> LineTable:
+    """Lines of the file to lines of the function that stands in it; those of other functions are left out."""
+    moved = {line: tuple(at - shift for at in places if 0 < at - shift <= lines) for line, places in table.items()}
+    return {line: places for line, places in moved.items() if places}
 
 
 def _span(statement: Statement) -> range:

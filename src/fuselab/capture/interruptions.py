@@ -6,11 +6,12 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fuselab.capture.provenance import user_line
 
-__all__ = ["failure", "graph_break", "recompile"]
+__all__ = ["Phases", "failure", "graph_break", "recompile"]
 
 _PLACE = re.compile(r"^Graph break in user code at (?P<file>.+):(?P<line>\d+)\s*$", re.MULTILINE)
 _REASON = re.compile(
@@ -65,15 +66,78 @@ def recompile(metrics: Mapping[str, Any]) -> str:
     return f"recompile of {metrics.get('co_name')} at {place} ({metrics.get('compile_id')}): {_short(guard)}"
 
 
-def failure(metrics: Mapping[str, Any]) -> str:
-    """One line for a compilation that failed, from its compilation metrics; empty where it did not."""
+_PHASES = (
+    ("Scheduler.codegen", "Inductor's code generation"),
+    ("Scheduler.", "Inductor's scheduling"),
+    ("code_gen", "Inductor's code generation"),
+    ("GraphLowering.codegen", "Inductor's code generation"),
+    ("GraphLowering.run", "Inductor's lowering"),
+    ("PyCodeCache", "loading the generated code"),
+    ("async_compile", "compiling the generated code"),
+    ("compile_file", "compiling the generated code"),
+    ("GraphLowering.compile", "compiling the generated code"),
+    ("_recursive_", "Inductor's graph passes"),
+    ("pass.", "Inductor's graph passes"),
+    ("fx_codegen_and_compile", "Inductor"),
+    ("inductor_compile", "Inductor"),
+    ("compile_fx", "Inductor"),
+    ("create_aot", "AOTAutograd"),
+    ("aot_", "AOTAutograd"),
+    ("backend_compile", "the back end"),
+    ("bytecode_tracing", "Dynamo's tracing"),
+    ("compile_attempt", "Dynamo's tracing"),
+)
+"""Starts of the names of the compiler's own phases, to words; the first that fits."""
+
+
+@dataclass
+class Phases:
+    """Which phase the compiler is in, from the events that it traces; an exception ends the phases inside out."""
+
+    _ended: list[str] = field(default_factory=list)
+
+    def event(self, payload: str) -> None:
+        """Take note of one event: a phase begins or ends."""
+        with contextlib.suppress(ValueError):
+            event = json.loads(payload)
+            if not isinstance(event, dict) or event.get("name") == "gc":
+                return
+            if event.get("ph") == "B":
+                self._ended.clear()
+            elif event.get("ph") == "E":
+                self._ended.append(str(event.get("name")))
+
+    def broken(self) -> str:
+        """The innermost phase that an exception left just now, in words.
+
+        Example:
+            >>> phases = Phases()
+            >>> for name in ("code_gen", "inductor_compile"):
+            ...     phases.event(json.dumps({"ph": "E", "name": name}))
+            >>> phases.broken()
+            "Inductor's code generation"
+        """
+        if not self._ended:
+            return ""
+        name = self._ended[0]
+        return next((words for start, words in _PHASES if name.startswith(start)), f"the compiler's phase {name!r}")
+
+
+def failure(metrics: Mapping[str, Any], phase: str = "") -> str:
+    """One line for a compilation that failed, from its compilation metrics; empty where it did not.
+
+    Args:
+        metrics: the record.
+        phase: what the compiler was doing, in words.
+    """
     kind = metrics.get("fail_type")
     if not kind:
         return ""
     file, line = metrics.get("fail_user_frame_filename"), metrics.get("fail_user_frame_lineno")
     place = f"{file}:{line}" if file else f"{metrics.get('co_filename')}:{metrics.get('co_firstlineno')}"
     reason = str(metrics.get("fail_reason") or "no reason recorded").strip().splitlines()[0]
-    return f"compilation of {metrics.get('co_name')} failed at {place}: {kind}: {_short(reason)}"
+    during = f" in {phase}" if phase else ""
+    return f"compilation of {metrics.get('co_name')} failed at {place}{during}: {kind}: {_short(reason)}"
 
 
 def _short(text: str) -> str:

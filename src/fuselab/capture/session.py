@@ -19,6 +19,7 @@ from fuselab.capture.chain_builder import ChainBuilder
 from fuselab.capture.completeness import list_absences
 from fuselab.capture.files import Files
 from fuselab.capture.hand_written import HandWritten
+from fuselab.capture.internals_calls import compiled_graph_calls
 from fuselab.capture.internals_lines import record_line_origins
 from fuselab.capture.internals_triton import JitKernel, jit_launches
 from fuselab.capture.kernels import KernelBuilder
@@ -87,7 +88,7 @@ def capture(into: Path, *, variant: str, workload: str, caches: Path | None = No
                 recorded_timings(timings),
                 record_line_origins() as untraced,
                 jit_launches(launched, recorder.library_roots),
-                internals.compiled_graph_calls(called, recorder.library_roots),
+                compiled_graph_calls(called, recorder.library_roots),
                 _listening(internals.trace_logger(), TraceHandler(recorder)),
                 _listening(internals.fusion_logger(), FusionHandler(recorder)),
             ):

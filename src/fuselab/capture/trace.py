@@ -18,6 +18,7 @@ from typing import Any
 
 from fuselab.capture import internals, interruptions
 from fuselab.capture.files import Files
+from fuselab.capture.internals_calls import digest
 from fuselab.capture.output_code import read_aot_id
 from fuselab.records import Direction, Stage
 
@@ -74,6 +75,10 @@ class Recorder:
     records: Counter[str] = field(default_factory=Counter)
     """How often each kind of record came, those that nobody here knows included."""
     refusals: Counter[str] = field(default_factory=Counter)
+    output_digests: set[str] = field(default_factory=set)
+    """Of the output code that came: what runs and is not among them was compiled before."""
+    _phases: interruptions.Phases = field(default_factory=interruptions.Phases)
+    _broken: str = ""
     _numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
     _post_grad: dict[tuple[object, ...], tuple[str | None, Path | None]] = field(default_factory=dict)
 
@@ -97,9 +102,14 @@ class Recorder:
             self._receive_provenance(payload, "stack_traces_of")
         elif name == "dynamo_graph_break_reason":
             self.warn(interruptions.graph_break(payload or "", self.library_roots))
+        elif name == "chromium_event":
+            self._phases.event(payload or "")
+        elif name == "dynamo_error":
+            self._broken = self._phases.broken()
         elif name in {"compilation_metrics", "bwd_compilation_metrics"} and isinstance(detail, Mapping):
             self.warn(interruptions.recompile(detail))
-            self.warn(interruptions.failure(detail))
+            self.warn(interruptions.failure(detail, self._broken or self._phases.broken()))
+            self._broken = ""
 
     def warn(self, text: str) -> None:
         """Keep a warning, once."""
@@ -132,6 +142,7 @@ class Recorder:
 
     def _receive_output_code(self, compile_id: tuple[object, ...], detail: Mapping[str, Any], text: str) -> None:
         snapshot = internals.current_graph()
+        self.output_digests.add(digest(text))
         backward = snapshot.backward if snapshot else read_aot_id(text).endswith("_backward")
         direction = Direction.BACKWARD if backward else Direction.FORWARD
         number = self._number(compile_id)
