@@ -138,8 +138,12 @@ def test_a_bad_function_is_wrong_and_says_why_and_the_way_out(bad, tmp_path):
         assert bad.cause in found.correctness[BACKWARD].reason
 
 
+def ordinary(x):
+    return F.silu(x)
+
+
 FINE = {
-    "ordinary": (F.silu, LEARNING),
+    "ordinary": (ordinary, LEARNING),
     "a view beside something computed": (lambda x: (x.t(), F.silu(x)), LEARNING),
     "an index, the same for all inputs": (lambda x: x.argmax(-1).clamp(max=0), PLAIN),
     "an index of inputs that could be differentiated": (lambda x: x.argmax(-1).clamp(max=0) * 0, LEARNING),
