@@ -57,6 +57,7 @@ def inspect(
     jobs: int | None = None,
     deadline_s: float = DEADLINE_S,
     way: Way | None = None,
+    interpreted: bool = False,
     command: Sequence[str] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> Inspection:

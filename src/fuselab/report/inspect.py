@@ -1,0 +1,145 @@
+"""An inspection on a terminal: described devices side by side, what differs between them and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fuselab.offline.differences import differences
+from fuselab.offline.results import Inspection, KernelResult, TargetResult, WorkloadResult
+from fuselab.report import figures
+from fuselab.report.text import one_line, printable
+
+__all__ = ["inspection_view"]
+
+_NAME = 46
+_SENTENCE = 400
+_CALLS_SHOWN = 24
+
+
+@dataclass(frozen=True)
+class _Row:
+    direction: str
+    name: str
+    cells: tuple[KernelResult | None, ...]
+
+
+def inspection_view(found: Inspection) -> RenderableType:
+    """A table a workload, the targets beside each other; below it what differs, what failed, and where everything is."""
+    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (printable(found.experiment), "bold"), f"  {found.variant}, {versions or 'no torch'}: ", (found.note, "yellow")
+        )
+    ]
+    for index in range(len(found.targets[0].workloads)):
+        parts += [Text(), *_workload(found.targets, index)]
+    parts.append(Text())
+    parts += [Text(f"{t.target}: {printable(t.run)}", "dim", overflow="fold") for t in found.targets]
+    parts.append(Text("a kernel in any stage: fuselab show RUN --kernel NAME --stage ttgir|ptx|sass|amdgcn", "dim"))
+    return Group(*parts)
+
+
+def _workload(targets: Sequence[TargetResult], index: int) -> Iterator[RenderableType]:
+    results = [t.workloads[index] for t in targets]
+    yield Text(printable(results[0].workload), "bold")
+    rows = _rows(results)
+    if rows:
+        yield _table(targets, rows)
+        yield Text("a kernel's cell: registers a thread (+ spilled), shared bytes, warps, occupancy, limiter", "dim")
+    yield from _calls(results)
+    for target, result in zip(targets, results, strict=True):
+        if not result.ok:
+            yield Text(f"{target.target}: {printable(result.reason, chr(10))}", "red", overflow="fold")
+        for failure in result.failures:
+            text = f"{target.target}: {printable(failure.kernel)} does not compile: {one_line(failure.error, _SENTENCE)}"
+            yield Text(text, "red", overflow="fold")
+    yield from _said("what differs", differences(targets, index))
+    for text, names in _by_target(targets, [r.warnings for r in results]):
+        yield Text(f"{names}: {one_line(text, _SENTENCE)}", "yellow", overflow="fold")
+
+
+def _rows(results: Sequence[WorkloadResult]) -> list[_Row]:
+    """Kernels by direction and name, each as often as the target that has it most often."""
+    order: dict[tuple[str, str, int], list[KernelResult | None]] = {}
+    for column, result in enumerate(results):
+        seen: dict[tuple[str, str], int] = {}
+        for kernel in result.kernels:
+            key = (kernel.direction.value, kernel.name)
+            count = seen[key] = seen.get(key, 0) + 1
+            order.setdefault((*key, count), [None] * len(results))[column] = kernel
+    return [_Row(direction, name, tuple(cells)) for (direction, name, _), cells in order.items()]
+
+
+def _table(targets: Sequence[TargetResult], rows: Sequence[_Row]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("kernel", overflow="fold", ratio=2)
+    table.add_column("runs", justify="right", no_wrap=True)
+    for target in targets:
+        table.add_column(f"{target.target} {target.arch}", overflow="fold")
+    direction = ""
+    for row in sorted(rows, key=lambda r: r.direction != "forward"):
+        if row.direction != direction:
+            direction = row.direction
+            table.add_row(Text(direction, "bold"), *[""] * (len(targets) + 1))
+        first = next(kernel for kernel in row.cells if kernel is not None)
+        launches = figures.NOTHING if first.launches is None else str(first.launches)
+        table.add_row(Text(f"  {one_line(row.name, _NAME)}"), launches, *[_cell(kernel) for kernel in row.cells])
+    return table
+
+
+def _cell(kernel: KernelResult | None) -> Text:
+    if kernel is None:
+        return Text("not generated", "dim")
+    if kernel.backend == "extern":
+        return Text("library", "dim")
+    if kernel.registers is None:
+        return Text("not compiled", "yellow")
+    spilled = f"+{kernel.spills}" if kernel.spills else ""
+    words = [f"{kernel.registers}{spilled} regs", f"{kernel.shared_bytes or 0} B", f"{kernel.num_warps} warps"]
+    if kernel.occupancy is not None:
+        words.append(f"{kernel.occupancy:.0%}")
+    if kernel.limiter:
+        words.append(kernel.limiter)
+    if kernel.predicted_ns is not None and kernel.predicted_error is not None:
+        words.append(f"predicted {kernel.predicted_ns / 1e3:.1f} us +-{kernel.predicted_error:.0%}")
+    return Text(", ".join(words), "yellow" if kernel.spills else "")
+
+
+def _calls(results: Sequence[WorkloadResult]) -> Iterator[RenderableType]:
+    """What libraries run; the same for all targets unless it is listed among the differences."""
+    calls = results[0].calls
+    if not calls:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("library call", "direction", "reads", "writes"):
+        table.add_column(column, overflow="fold")
+    table.add_column("GFLOP", justify="right")
+    for call in calls[:_CALLS_SHOWN]:
+        flops = figures.NOTHING if call.flops is None else f"{call.flops / 1e9:.4g}"
+        table.add_row(
+            printable(call.operator), call.direction.value, " ".join(call.inputs), " ".join(call.outputs), flops
+        )
+    yield table
+    if len(calls) > _CALLS_SHOWN:
+        yield Text(f"and {len(calls) - _CALLS_SHOWN} more; all of them with --json", "dim")
+
+
+def _said(title: str, sentences: Sequence[str]) -> Iterator[RenderableType]:
+    if sentences:
+        yield Text(title, "bold")
+        for sentence in sentences:
+            yield Text(f"  {printable(sentence)}", overflow="fold")
+
+
+def _by_target(targets: Sequence[TargetResult], texts: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """Each text once, with the targets that it is about."""
+    names: dict[str, list[str]] = {}
+    for target, said in zip(targets, texts, strict=True):
+        for text in said:
+            names.setdefault(text, []).append(target.target)
+    return [(text, "all" if len(about) == len(targets) > 1 else ", ".join(about)) for text, about in names.items()]
