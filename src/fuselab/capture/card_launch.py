@@ -290,7 +290,20 @@ class _Reader:
             return _Dtype(text.removeprefix("torch.")) if text.startswith("torch.") else _UNKNOWN
         if isinstance(node, ast.Call):
             return self._made(node, name)
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice):
+            return self._sliced(node.value, node.slice)
         return _UNKNOWN
+
+    def _sliced(self, value: ast.expr, bounds: ast.Slice) -> Any:
+        """A stretch of a one-dimensional tensor: Inductor's workspaces are cut so."""
+        tensor = self._value(value, "")
+        ends = [0 if end is None else self._value(end, "") for end in (bounds.lower, bounds.upper)]
+        if not isinstance(tensor, TensorArgument) or len(tensor.shape) != 1 or not _plain(tuple(ends)):
+            return _UNKNOWN
+        first = min(max(0, ends[0]), tensor.shape[0])
+        last = tensor.shape[0] if bounds.upper is None else min(max(first, ends[1]), tensor.shape[0])
+        offset = tensor.offset + first * tensor.stride[0]
+        return replace(tensor, shape=(last - first,), offset=offset)
 
     def _calculated(self, node: ast.BinOp) -> Any:
         left, right = self._value(node.left, ""), self._value(node.right, "")
@@ -301,8 +314,24 @@ class _Reader:
         except ZeroDivisionError:
             return _UNKNOWN
 
-    def _made(self, call: ast.Call, name: str) -> Any:
+    def _method(self, function: ast.Attribute, call: ast.Call, name: str) -> Any:
+        """``workspace[a:b].view(...).sum(dim=0)``: how a reduction over partial sums is written."""
+        tensor = self._value(function.value, name)
+        values = [self._value(argument, "") for argument in call.args]
+        named = {k.arg: self._value(k.value, "") for k in call.keywords if k.arg}
+        if not isinstance(tensor, TensorArgument):
+            return _UNKNOWN
+        if function.attr == "view" and _plain(tuple(values)) and tensor.stride == _contiguous(tensor.shape):
+            return replace(tensor, shape=tuple(values), stride=_contiguous(tuple(values)))
+        if function.attr == "sum" and isinstance(dim := named.get("dim", values[0] if values else None), int):
+            shape = tuple(n for i, n in enumerate(tensor.shape) if i != dim % max(1, len(tensor.shape)))
+            return TensorArgument(name, name, shape, _contiguous(shape), tensor.dtype, 0, tensor.device)
+        return _UNKNOWN
+
+    def _made(self, call: ast.Call, name: str) -> Any:  # noqa: PLR0911 - one call each
         """A tensor that a call makes: an allocation, an example input or a view."""
+        if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Subscript | ast.Call):
+            return self._method(call.func, call, name)
         function = dotted(call.func).rpartition(".")[2]
         values = [self._value(argument, "") for argument in call.args]
         named = {k.arg: self._value(k.value, "") for k in call.keywords if k.arg}
@@ -322,6 +351,10 @@ class _Reader:
         if function == "copy_if_misaligned" and values:
             return values[0]
         return _UNKNOWN
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def _view(values: list[Any], named: Mapping[str, Any]) -> Any:

@@ -30,8 +30,8 @@ LIMITERS = ("memory", "instructions", "latency", "launch")
 
 LAUNCH_US = 2.5
 """Below this a kernel's own work does not show: between 2 and 3 us pass from one launch to the next."""
-MEMORY_LATENCY_US = 0.6
-"""From a load to its value when it comes from memory, on the generations since 8.0 under some load."""
+MEMORY_LATENCY_US = 0.8
+"""From a load to its value when it comes from memory that is kept busy, on the generations since 8.0."""
 DEPENDENT_CYCLES = 4.0
 """Cycles from an arithmetic instruction to one that needs its result, since 7.0."""
 PARALLEL_IN_A_WARP = 2.0

@@ -71,6 +71,13 @@ class _Mask:
     unknown: bool = False
 
 
+@dataclass(frozen=True)
+class _Smallest:
+    """The smallest of several values: how far a loop goes whose last program has less to do."""
+
+    options: tuple[Index, ...]
+
+
 _FALSE = _Mask((Bound(Index(1), 1),))
 
 
@@ -212,7 +219,7 @@ class _Reader:
         low, high, step = (
             (self._values.get(match[name]) for name in ("low", "high", "step")) if match else (None, None, None)
         )
-        trips = _trips(low, high, step)
+        trips, ends = _trips(low, high, step)
         if self._recording:
             self._out.loops.append(Loop(number + 1, trips, self._depth()))
         counter = Dim(f"loop {number + 1}", 1 if trips is None else trips)
@@ -235,8 +242,10 @@ class _Reader:
         if trips is None:
             self._unknown.append("it is in a loop whose length depends on data")
         self._dims.append(counter)
+        self._guards.append(_Mask(tuple(Bound(steps - last, 0) for last in ends) if steps is not None else ()))
         if trips != 0:
             self._block(number + 1, end)
+        self._guards.pop()
         self._dims.pop()
         if trips is None:
             self._unknown.pop()
@@ -348,9 +357,13 @@ def _shape(rest: str) -> tuple[int, ...]:
     return tuple(int(n) for n in match["shape"].split("x") if n) if match else ()
 
 
-def _trips(low: Any, high: Any, step: Any) -> int | None:
-    known = all(isinstance(v, Index) and not v.terms for v in (low, high, step)) and step.const > 0
-    return max(0, -(-(high.const - low.const) // step.const)) if known else None
+def _trips(low: Any, high: Any, step: Any) -> tuple[int | None, tuple[Index, ...]]:
+    """How often a loop runs at most, and the ends of it that differ from program to program."""
+    ends = high.options if isinstance(high, _Smallest) else (high,)
+    if not all(isinstance(v, Index) for v in (low, step, *ends)) or step.terms or step.const <= 0:
+        return None, ()
+    spans = [(last - low).high for last in ends]
+    return max(0, -(-min(spans) // step.const)), tuple(last for last in ends if (last - low).terms)
 
 
 def _moving(start: Any, after: Any, counter: Dim) -> Any:
@@ -438,6 +451,8 @@ def _arithmetic(operation: str, operands: list[Any]) -> Any:  # noqa: PLR0911 - 
         return _Mask(mask.bounds if name == "andi" else (), True)
     if not isinstance(a, Index) or not isinstance(b, Index):
         return None
+    if name in ("minsi", "maxsi", "minui", "maxui"):
+        return _extreme(name, a, b)
     if name == "addi":
         return a + b
     if name == "subi":
@@ -447,7 +462,7 @@ def _arithmetic(operation: str, operands: list[Any]) -> Any:  # noqa: PLR0911 - 
     return None if b.terms else _by_constant(name, a, b.const)
 
 
-def _by_constant(name: str, a: Index, b: int) -> Index | None:  # noqa: PLR0911 - a table of operations
+def _by_constant(name: str, a: Index, b: int) -> Index | None:
     if name in ("divsi", "divui", "floordivsi"):
         return a // b
     if name in ("remsi", "remui"):
@@ -458,6 +473,12 @@ def _by_constant(name: str, a: Index, b: int) -> Index | None:  # noqa: PLR0911 
         return a // (1 << b) if 0 <= b < 32 else None
     if name == "andi" and b >= 0 and math.log2(b + 1).is_integer():
         return a % (b + 1)
-    if name in ("minsi", "maxsi", "minui", "maxui") and not a.terms:
-        return Index(min(a.const, b) if name.startswith("min") else max(a.const, b))
     return None
+
+
+def _extreme(name: str, a: Index, b: Index) -> Any:
+    """The smaller or larger of two values, where one is so everywhere; else, of the smaller, both."""
+    for one, other in ((a, b), (b, a)):
+        if (other - one).low >= 0:
+            return one if name.startswith("min") else other
+    return _Smallest((a, b)) if name.startswith("min") else None
