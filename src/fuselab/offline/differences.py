@@ -12,7 +12,7 @@ from fuselab.offline.results import KernelResult, TargetResult, WorkloadResult
 __all__ = ["comparable_source", "differences"]
 
 _DEVICE = re.compile(r"'device': DeviceProperties\((?:[^()]|\([^()]*\))*\),?\s?")
-_HASHES = re.compile(r"'(?:backend_hash|kernel_hash|assert_indirect_indexing)': '?[0-9A-Fa-z]+'?,?\s?")
+_HASHES = re.compile(r"'backend_hash': '[0-9A-Fa-f]+',?\s?")
 _PATHS = re.compile(r"'[^']*/[^']*\.py'")
 _LIBRARIES = {
     "cudnn": "cuDNN's attention",
@@ -21,14 +21,14 @@ _LIBRARIES = {
 }
 
 
-def comparable_source(source: str) -> str:
-    """A generated kernel's source without what names the machine: device properties, paths, hashes.
+def comparable_source(source: str, *, device: bool = False) -> str:
+    """A generated kernel's source without paths and hashes and, unless ``device``, without the device's properties.
 
     Example:
         >>> comparable_source("x = 1  # {'device': DeviceProperties(type='cuda', index=0, cc=90), 'backend_hash': 'A1'}")
         "x = 1  # {}"
     """
-    text = _DEVICE.sub("", source)
+    text = source if device else _DEVICE.sub("", source)
     text = _HASHES.sub("", text)
     return _PATHS.sub("''", text)
 
