@@ -158,8 +158,8 @@ class Package:
         seen: set[str] = set()
         for info in infos:
             name = check_name(info.orig_filename)
-            mode = info.external_attr >> 16
-            if info.is_dir() or (mode and not stat.S_ISREG(mode)):
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if info.is_dir() or kind not in (0, stat.S_IFREG):
                 raise StoreError(
                     f"{self.path}: {name} is a link or a directory", hint="a package holds plain files only; refused"
                 )

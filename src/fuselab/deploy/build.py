@@ -25,6 +25,7 @@ from fuselab.deploy.golden import Answers, answer, is_random, judge, truth
 from fuselab.deploy.machine import machine_here
 from fuselab.deploy.manifest import Aoti, Call, Library, Step, TensorFile
 from fuselab.deploy.messages import BuildRequest, BuildResult
+from fuselab.deploy.signature import describe
 from fuselab.deploy.target import Target, compiled, constants_of, experiment_of, settled
 from fuselab.deploy.tensors import TensorWriter, tensor_sha256
 from fuselab.errors import CheckFailedError, UsageError
@@ -97,7 +98,7 @@ class _Building:
         experiment, directions = self.target.experiment, self.request.directions
         inputs = experiment.make_inputs(workload, self.request.device_type)
         model = settled(self.target.model(workload), training=False)
-        label = workload.label or "get_inputs()"
+        label = workload.label if workload.shape or workload.arguments else describe(inputs)
         prefix = "golden"
         random = is_random(model, inputs, backward=False)
         call = Call(

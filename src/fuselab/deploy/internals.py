@@ -226,9 +226,11 @@ def frames_here() -> int:
 @contextlib.contextmanager
 def more_recompiles(wanted: int) -> Iterator[None]:
     """Let one function be compiled for ``wanted`` more shapes than Dynamo's limit allows: 8 unless set."""
-    import torch._dynamo
-
-    config = torch._dynamo.config
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None:  # nothing is compiled in this process, and importing Dynamo costs a second
+        yield
+        return
+    config = dynamo.config
     changes = {}
     for name in ("recompile_limit", "accumulated_recompile_limit"):
         if isinstance(limit := getattr(config, name, None), int):
@@ -305,8 +307,8 @@ class AotiRunner:
         return {str(name): str(name) for name in self._loader.get_constant_fqns()}
 
     def load_constants(self, values: Mapping[str, Any]) -> None:
-        """Take these tensors in place of the packed ones; names are the loader's, and all have to be there."""
-        self._loader.load_constants(dict(values), False, True, False)
+        """Use these tensors, not copies, in place of the packed ones; names are the loader's, all have to be there."""
+        self._loader.load_constants(dict(values), False, True, True)
 
     def __call__(self, tensors: Sequence[Any]) -> Any:
         """The outputs, put together as the model puts them."""

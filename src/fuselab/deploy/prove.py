@@ -115,8 +115,7 @@ def _started(
         if request.way == "aoti":
             # Counting imports Inductor, and not to need it is the point: it is counted where something imported it.
             counted = stack.enter_context(internals.Lowerings()) if internals.inductor_is_imported() else None
-            by_label = dict(zip((call.label for call in calls), models, strict=True))
-            functions = start.ahead_of_time(package, calls, lambda call: by_label[call.label])
+            functions = start.ahead_of_time(package, calls, models)
             return list(functions), counted, time.perf_counter_ns()
         if request.way == "artifacts":
             start.load_caches(package)

@@ -216,7 +216,7 @@ class CompiledModel:
             self.name = name or manifest.model.target.rpartition(":")[2] or manifest.model.name
             _require_mode(model, self.name, training=False)
             self._setup(model, undeclared, on_mismatch, compare, seed, training=False)
-            for ahead, given in zip(start.ahead_of_time(package, calls, lambda _: model), inputs, strict=True):
+            for ahead, given in zip(start.ahead_of_time(package, calls, [model] * len(calls)), inputs, strict=True):
                 self._declare(given, ahead)
         if compare:
             self._require_comparable()

@@ -74,16 +74,17 @@ class Ahead:
 
     def __init__(self, runner: internals.AotiRunner, model: Any, constants: Mapping[str, str]) -> None:
         self._runner = runner
-        own = constants_of(model)
-        if constants:
+        if constants and model is not None:
+            own = constants_of(model)
             missing = sorted(set(constants.values()) - set(own))
             if missing:
                 raise UsageError(
                     f"the model has no parameter {missing[0]!r}, which the package was compiled with",
                     hint="give the model that was packed",
                 )
-            # The model's weights, not those of the day it was packed.
-            self._runner.load_constants({inside: own[name].detach() for inside, name in constants.items()})
+            # The model's weights, not those of the day it was packed. The loader keeps their addresses, we keep them.
+            self._weights = {inside: own[name].detach() for inside, name in constants.items()}
+            self._runner.load_constants(self._weights)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The call's outputs; arguments have to be those that were declared, which nothing here checks."""
@@ -93,13 +94,13 @@ class Ahead:
         return self._runner([_aligned(t) for t in tensors])
 
 
-def ahead_of_time(package: Package, calls: Sequence[Call], model_of: Any) -> list[Ahead]:
+def ahead_of_time(package: Package, calls: Sequence[Call], models: Sequence[Any]) -> list[Ahead]:
     """The AOTInductor package of each call, loaded; no compiler, no Dynamo, no Inductor takes part.
 
     Args:
         package: the package.
         calls: of its manifest.
-        model_of: given a call, the model whose weights are to be used.
+        models: for each call, the model whose weights are to be used; None for the packed ones.
 
     Raises:
         UsageError: the package has none; its reason is quoted.
@@ -107,14 +108,14 @@ def ahead_of_time(package: Package, calls: Sequence[Call], model_of: Any) -> lis
     """
     into = unpack_directory() / secrets.token_hex(8)
     found = []
-    for call in calls:
+    for call, model in zip(calls, models, strict=True):
         if not call.aoti.file:
             raise UsageError(
                 f"{package.path} has no AOTInductor package of {call.label}: {call.aoti.reason or 'not asked for'}",
                 hint="start with its caches: way='artifacts'",
             )
         runner = internals.AotiRunner(package.extract(call.aoti.file, into), call.aoti.outputs)
-        found.append(Ahead(runner, model_of(call), call.aoti.constants))
+        found.append(Ahead(runner, model, call.aoti.constants))
     return found
 
 

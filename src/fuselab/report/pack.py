@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["packed_view", "proof_document", "proof_view", "size_text"]
 
 WAYS = {
-    "cold": "cold: torch.compile, empty caches",
-    "artifacts": "artifacts: torch.compile, caches and kernels of the package",
-    "aoti": "aoti: AOTInductor package",
+    "cold": "torch.compile with empty caches",
+    "artifacts": "torch.compile with the package's caches and built kernels",
+    "aoti": "the package's AOTInductor library, without Dynamo and Inductor",
 }
 
 
@@ -56,10 +56,10 @@ def packed_view(packed: Packed) -> RenderableType:
 def proof_view(proof: Proof) -> RenderableType:
     """One line a way to start: times, what was compiled, whether the answers are eager's."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("way to start", overflow="fold")
-    table.add_column("direction")
+    table.add_column("way", no_wrap=True)
+    table.add_column("direction", no_wrap=True)
     for column in ("start", "range", "faster"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for column in ("traced", "Inductor", "C++", "Triton"):
         table.add_column(column, justify="right")
     table.add_column("answers")
@@ -67,7 +67,9 @@ def proof_view(proof: Proof) -> RenderableType:
         table.add_row(*_row(start))
     head = Text(f"{proof.package}: {size_text(sum(f.size for f in proof.manifest.files))}\n", "bold")
     head.append(f"sha256 {proof.sha256}\n", "dim").append(machine_text(proof.machine))
-    note = Text(f"start: {proof.figure} ({_times(proof.starts)}).", "dim")
+    ways = dict.fromkeys(start.way for start in proof.starts)
+    note = Text("".join(f"{way}: {WAYS[way]}. " for way in ways), "dim")
+    note.append(f"start: {proof.figure} ({_times(proof.starts)}).")
     note.append(" traced: graphs that Dynamo traced, which torch.compile cannot do without. The others: compiled.")
     if proof.without_compiler:
         note.append(" The warm starts had no compiler, nor any other program, on PATH.")
@@ -139,7 +141,7 @@ def _row(start: StartFigures) -> list[RenderableType]:
     faster = "-" if start.speedup is None else f"{start.speedup:.1f}x"
     wrong = Text("equal" if start.equal else "differ", "green" if start.equal else "bold red")
     return [
-        WAYS[start.way],
+        start.way,
         start.direction,
         _seconds(statistics.median(start.start_s)),
         f"{_seconds(min(start.start_s))} to {_seconds(max(start.start_s))}",
