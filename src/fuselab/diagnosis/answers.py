@@ -29,14 +29,14 @@ Moving a Python float's arithmetic into a tensor rounds each operation to the te
 LONGEST_TEXT = 4000
 
 Answers = list[dict[str, Any]]
-"""One entry a call: ``tensors`` and ``others`` by the place where they were found, and the printed ``lines``."""
+"""One entry a call: ``tensors`` and ``others`` by the place where they were found, and the ``lines`` that were said."""
 
 
 def collect(
     function: Callable[..., Any],
     outputs: Any,
     arguments: Mapping[str, Any],
-    printed: str,
+    said: list[str],
     seed: int,
     *,
     gradients: bool,
@@ -47,7 +47,7 @@ def collect(
         function: what was called; a module's parameters get gradients.
         outputs: what it returned.
         arguments: what it was called on, by name: it may have written to them.
-        printed: what it printed.
+        said: lines that it printed, warned or logged, sorted.
         seed: of the gradients that are sent in.
         gradients: whether to take gradients.
     """
@@ -70,8 +70,7 @@ def collect(
                 others[place] = value
             else:
                 tensors[place] = value
-    # Lines may change places when a print is moved behind the computation, so their order is not compared.
-    return {"tensors": tensors, "others": others, "lines": sorted(printed.splitlines())}
+    return {"tensors": tensors, "others": others, "lines": said}
 
 
 def compare(answers: Answers, kept: Path) -> Equality:
@@ -109,8 +108,8 @@ def _said_otherwise(got: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     printed, expected = Counter(got["lines"]), Counter(wanted["lines"])
     new, gone = sorted(printed - expected), sorted(expected - printed)
     if new:
-        return f"it prints {new[0]!r}"
-    return f"it does not print {gone[0]!r}" if gone else ""
+        return f"it says {new[0]!r}"
+    return f"it does not say {gone[0]!r}" if gone else ""
 
 
 def _difference(got: torch.Tensor, wanted: torch.Tensor) -> tuple[str, bool, float]:

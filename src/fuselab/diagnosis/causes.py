@@ -240,6 +240,15 @@ RECOMPILES = (
         guards=("shape_condition",),
     ),
     Cause(
+        "changing_intermediate",
+        "a number that was computed before a graph break",
+        "Behind a graph break Python numbers are arguments of the code that goes on, and their values are compiled in.",
+        "Remove the graph break before it: the number then stays inside the graph.",
+        judgement=False,
+        guards=("integer", "float", "flag"),
+        subjects=("intermediate",),
+    ),
+    Cause(
         "changing_float",
         "a Python float that changes",
         "Its first value was compiled in as a constant.",
@@ -270,12 +279,20 @@ RECOMPILES = (
         subjects=("attribute",),
     ),
     Cause(
+        "changing_length",
+        "a list or dict whose length changes",
+        "Loops over Python containers are unrolled: the length was compiled in.",
+        "Stack what is in it into one tensor, or keep the length.",
+        judgement=True,
+        guards=("length",),
+    ),
+    Cause(
         "changing_global",
         "a global variable that changes",
         "Its value was compiled in as a constant.",
         "Pass it as an argument, as a tensor if it is a number that changes often.",
         judgement=True,
-        guards=("integer", "float", "flag", "text", "none", "length", "identity", "type"),
+        guards=("integer", "float", "flag", "text", "none", "identity", "type"),
         subjects=("global",),
     ),
     Cause(
@@ -350,14 +367,6 @@ RECOMPILES = (
         "Set it once, before the first call.",
         judgement=True,
         guards=("global_state",),
-    ),
-    Cause(
-        "changing_length",
-        "a list or dict whose length changes",
-        "Loops over Python containers are unrolled: the length was compiled in.",
-        "Stack what is in it into one tensor, or keep the length.",
-        judgement=True,
-        guards=("length",),
     ),
     Cause(
         "new_object",

@@ -126,6 +126,8 @@ class _Join:
         guards = [guard_from(reason) for reason in event.reasons]
         newest = guards[0]
         place = self._named(_user_frame(event.stack) or _user_frame([event.function] if event.function else []))
+        newest = self._placed(newest, place)
+        guards[0] = newest
         cause = causes.cause_of_recompile(newest)
         key = (FindingKind.RECOMPILE, cause.name, newest.subject, newest.axis, _where(place))
         finding = self._finding(
@@ -198,6 +200,20 @@ class _Join:
             calls=[call],
             function_skipped=function_skipped,
         )
+
+    def _placed(self, guard: Guard, place: Frame | None) -> Guard:
+        """The guard, told an argument from a name that the function gave a value itself before the graph broke."""
+        source = self._source(place)
+        function = source.function(place.line) if source is not None and place is not None else None
+        if guard.subject_kind != "argument" or function is None:
+            return guard
+        arguments = function.args
+        names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        names += [a.arg for a in (arguments.vararg, arguments.kwarg) if a is not None]
+        given = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        if guard.subject in names or guard.subject not in given:
+            return guard
+        return msgspec.structs.replace(guard, subject_kind="intermediate")
 
     def _source(self, place: Frame | None) -> Source | None:
         if place is None or place.file.startswith("<"):

@@ -194,6 +194,8 @@ def _guard(expression: str, kind: str, subject: ast.expr, expected: str) -> Guar
 def _subject_kind(subject: str) -> str:
     if subject.startswith("G["):
         return "global"
+    if subject.startswith("___stack"):  # the compiler's name for what was under way when the graph broke
+        return "intermediate"
     return "argument" if subject.isidentifier() else "attribute"
 
 

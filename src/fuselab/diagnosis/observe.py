@@ -6,29 +6,31 @@ This executes the user's file. Whatever it prints is caught, whatever it raises 
 from __future__ import annotations
 
 import contextlib
-import importlib.machinery
 import inspect
-import io
-import linecache
 import logging
 import statistics
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from fuselab.capture.internals import trace_logger
 from fuselab.diagnosis import internals
 from fuselab.diagnosis.answers import Answers, collect, compare
 from fuselab.diagnosis.events import AnyEvent, FailedEvent, ObserveRequest, StageEvent, SummaryEvent
+from fuselab.diagnosis.heard import heard
 from fuselab.diagnosis.listener import Listener, frame_from
+from fuselab.diagnosis.overlay import overlaid
 from fuselab.diagnosis.records import CallChange, Frame
 from fuselab.diagnosis.streams import Vary, parse_vary, varied
 from fuselab.errors import UsageError
+from fuselab.experiment import Experiment, Inputs
 from fuselab.experiments.user import experiment_from
-from fuselab.records import Status
+from fuselab.records import Status, Workload
 
 __all__ = ["observe"]
 
@@ -51,7 +53,7 @@ def observe(request: ObserveRequest, say: Say) -> None:
 
     enter(stage)
     try:
-        with _overlaid(request.overlay):
+        with overlaid(request.overlay):
             _observe(request, say, enter)
     except UsageError as error:
         say(FailedEvent(status=Status.ERROR, reason=error.message, usage=True, hint=error.hint or ""))
@@ -126,6 +128,7 @@ class _Stream:
         # The inputs first: a module built after them is put where they are.
         inputs = experiment.make_inputs(workload, device_type)
         self._function = experiment.variant("eager").build(workload)
+        self._draw = partial(_draw, experiment, workload, device_type)
         self._varies = varies
         self._seed = request.seed
         self._changes = request.call_changes if compiled else []
@@ -149,7 +152,7 @@ class _Stream:
         """Make one call and return what it did."""
         import torch
 
-        values = varied(_flat(self._bound), self._varies, call)
+        values = varied(self._values(call), self._varies, call)
         for change in self._changes:
             _apply(change, values)
         self._shapes.append({n: tuple(v.shape) for n, v in values.items() if isinstance(v, torch.Tensor)})
@@ -157,16 +160,29 @@ class _Stream:
         if "@training" in conditions and isinstance(self._function, torch.nn.Module):
             self._function.train(conditions["@training"])
         args, kwargs = _unflat(self._bound, values)
-        printed = io.StringIO()
         torch.manual_seed(self._seed + call)
-        with torch.set_grad_enabled(conditions.get("@grad_mode", True)), contextlib.redirect_stdout(printed):
+        with torch.set_grad_enabled(conditions.get("@grad_mode", True)), heard() as said:
             self._synchronize()
             started = time.perf_counter()
             outputs = self._called(*args, **kwargs)
             self._synchronize()
             self.seconds = time.perf_counter() - started
         given = {name: v for name, v in values.items() if not _made_here(name, self._changes)}
-        return collect(self._function, outputs, given, printed.getvalue(), self._seed + call, gradients=gradients)
+        return collect(self._function, outputs, given, said, self._seed + call, gradients=gradients)
+
+    def _values(self, call: int) -> dict[str, Any]:
+        """The arguments of a call before they are varied: tensors with values of its own, all else the same objects.
+
+        Values differ since real ones do: a number taken out of a tensor is another one in each call.
+        """
+        import torch
+
+        values = _flat(self._bound)
+        if call:
+            inputs = self._draw(call)
+            drawn = _flat(_bound(self._function, inputs.args, inputs.kwargs))
+            values |= {name: value for name, value in drawn.items() if isinstance(value, torch.Tensor)}
+        return values
 
     def varying(self) -> list[tuple[str, int]]:
         """Arguments and axes whose sizes differed between calls."""
@@ -181,6 +197,11 @@ class _Stream:
             import torch
 
             torch.cuda.synchronize()
+
+
+def _draw(experiment: Experiment, workload: Workload, device_type: str, call: int) -> Inputs:
+    """Inputs of a call of their own: the same description, another seed."""
+    return experiment.make_inputs(msgspec.structs.replace(workload, seed=workload.seed + call), device_type)
 
 
 def _bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
@@ -261,47 +282,6 @@ def _listening(listener: Listener) -> Iterator[None]:
         logger.removeHandler(listener)
         logger.setLevel(level)
         logger.propagate, logger.disabled = propagate, disabled
-
-
-@contextlib.contextmanager
-def _overlaid(overlay: Mapping[str, str]) -> Iterator[None]:
-    """Have Python read other text than what is in some files; the files are not touched, no bytecode is kept.
-
-    Modules of those files that were imported before are imported anew; on exit everything is as it was.
-    """
-    if not overlay:
-        yield
-        return
-    loader = importlib.machinery.SourceFileLoader
-    read, stats = loader.get_data, loader.path_stats
-    texts = {str(Path(path).resolve()): text for path, text in overlay.items()}
-
-    def get_data(self: Any, path: Any) -> bytes:
-        text = texts.get(str(Path(path).resolve()))
-        return read(self, path) if text is None else text.encode()
-
-    def path_stats(self: Any, path: Any) -> Any:
-        if str(Path(path).resolve()) in texts:
-            raise OSError("no bytecode for a text that is in no file")  # Python then compiles, and keeps nothing
-        return stats(self, path)
-
-    dropped = {
-        name: module
-        for name, module in list(sys.modules.items())
-        if (file := getattr(module, "__file__", None)) and str(Path(file).resolve()) in texts
-    }
-    for name in dropped:
-        del sys.modules[name]
-    try:
-        loader.get_data, loader.path_stats = get_data, path_stats  # type: ignore[assignment,method-assign]
-        for path, text in overlay.items():  # no modification time: linecache then takes it for true
-            linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
-        yield
-    finally:
-        loader.get_data, loader.path_stats = read, stats  # type: ignore[method-assign]
-        for path in overlay:
-            linecache.cache.pop(path, None)
-        sys.modules.update(dropped)
 
 
 def _place_of(error: BaseException) -> Frame | None:

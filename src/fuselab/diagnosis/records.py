@@ -77,7 +77,7 @@ class Guard(Record, frozen=True, kw_only=True):
     subject: str = ""
     """Whose value it is about: ``x``, ``self.step``, ``G['SCALE']``; empty for the state of the process."""
     subject_kind: str = ""
-    """``argument``, ``attribute``, ``global`` or ``state``."""
+    """``argument``, ``attribute``, ``global``, ``state``, or ``intermediate``: computed before a graph break."""
     axis: int | None = None
     """Which axis, for sizes and strides."""
     expected: str = ""

@@ -1,4 +1,4 @@
-"""The stream of calls that a diagnosis makes: the same arguments each time, with what ``--vary`` says changed.
+"""The stream of calls that a diagnosis makes: the same arguments with new random values, and what ``--vary`` says.
 
 ::
 

@@ -119,6 +119,8 @@ def _place_line(place: Frame | None) -> Text:
 
 def _guard_words(guard: Guard) -> str:
     subject = f"{guard.subject_kind} {guard.subject}" if guard.subject else "torch's state"
+    if guard.subject.startswith("___stack"):
+        subject = "a value under way"
     return printable(f"{subject}: {guard.expression}")
 
 

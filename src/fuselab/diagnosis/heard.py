@@ -1,0 +1,58 @@
+"""What a call says beside its results: lines on stdout, warnings and log records of the user's own code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+from fuselab.diagnosis import internals
+
+__all__ = ["heard"]
+
+_COMPILERS = ("torch", "triton", "sympy", "fuselab")
+"""Loggers that say something while compiling; what they say is no answer of the user's function."""
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """Catch what is said while the context is open; the list is complete, and sorted, once it has been left.
+
+    Sorted, since a line that is moved behind the computation is the same line.
+    """
+    said: list[str] = []
+    printed = io.StringIO()
+    folders = internals.library_folders()
+    records = _Records()
+    root = logging.getLogger()
+    root.addHandler(records)
+    try:
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield said
+    finally:
+        root.removeHandler(records)
+    said += printed.getvalue().splitlines()
+    said += [f"{w.category.__name__}: {w.message}" for w in caught if not w.filename.startswith(folders)]
+    said += records.lines
+    said.sort()
+
+
+class _Records(logging.Handler):
+    """Keeps log records as lines."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.NOTSET)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never raises: a record that cannot be formatted is kept unformatted, as ``logging`` lets it pass too."""
+        if record.name.split(".")[0] in _COMPILERS:
+            return
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError, KeyError):
+            text = str(record.msg)
+        self.lines.append(f"{record.levelname} {record.name}: {text}")
