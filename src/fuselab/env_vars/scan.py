@@ -1,0 +1,282 @@
+"""Where the installed torch and triton read environment variables, found in their sources without importing them.
+
+The sources are parsed (``ast``), so that a read carries what a search for the name cannot say: the configuration field
+it fills, its default, and when it happens. The moment follows from the scope: what stands at the level of a module, a
+class or a default argument is read by the import, and so is a function that the module itself calls; what stands in
+any other function is read when that runs, once where the function is cached. Names read by C++ alone are found as
+strings of the shared libraries (``installation``).
+
+``python -m fuselab.env_vars.scan`` prints what is read here and what the catalogue does not hold.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+__all__ = ["Read", "ReadTime", "scan_source", "scan_tree"]
+
+NAME = re.compile(r"[A-Z_][A-Za-z0-9_]*[A-Z0-9_]")
+"""What a variable's name looks like; ``debug_extract_compiled_graph`` is the one exception, and not for users."""
+
+_WRAPPER = re.compile(r"env|knob", re.IGNORECASE)
+"""Functions and classes that are handed the name of a variable have one of these words in their own name."""
+
+_TOOL = "env_nvidia_tool"
+"""Triton's knob for a program: ``env_nvidia_tool("ptxas")`` reads ``TRITON_PTXAS_PATH``."""
+
+_LEFT_OUT = ("testing", "test", "tests", "_vendor", "model_dump", "fuzzer")
+
+
+class ReadTime(enum.Enum):
+    """When a read happens, as far as its scope says."""
+
+    IMPORT = "import"
+    CALL = "call"
+    ONCE = "first call"
+
+
+class Read(msgspec.Struct, frozen=True, kw_only=True):
+    """One place that reads a variable."""
+
+    name: str
+    file: str
+    """Path below site-packages."""
+    line: int
+    time: ReadTime
+    field: str | None = None
+    """Dotted path of the configuration field that it fills, for configuration modules and triton's knobs."""
+    default: str | None = None
+    """The field's value without the variable, as Python, where the source says it plainly."""
+    source: str = ""
+    """The expression that reads, shortened."""
+
+
+def scan_tree(root: Path, packages: Iterable[str] = ("torch", "triton")) -> list[Read]:
+    """Every read in the packages below a site-packages directory, by name and place.
+
+    Args:
+        root: a site-packages directory.
+        packages: top-level packages to look into.
+    """
+    reads: list[Read] = []
+    for package in packages:
+        for path in sorted((root / package).rglob("*.py")):
+            relative = path.relative_to(root)
+            if _LEFT_OUT and not set(relative.parts).isdisjoint(_LEFT_OUT):
+                continue
+            text = path.read_text(errors="replace")
+            if "env" in text:  # parsing is the slow part: 2,400 files, of which 600 have the word
+                reads += scan_source(text, relative.as_posix())
+    return sorted(reads, key=lambda read: (read.name, read.file, read.line))
+
+
+def scan_source(text: str, file: str) -> list[Read]:
+    """Every read in one source.
+
+    Example:
+        >>> text = "import os\\nfast = os.environ.get('TORCH_FAST', '1') == '1'\\ninstall_config_module(fast)"
+        >>> read = scan_source(text, "torch/config.py")[0]
+        >>> read.name, read.time.value, read.field, read.default
+        ('TORCH_FAST', 'import', 'torch.config.fast', 'True')
+    """
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:  # sources for another Python, such as torch's templates
+        return []
+    return list(_Module(tree, file).reads())
+
+
+_Filled = tuple[ast.stmt, tuple[str, ...]]
+"""A statement that fills a field, and the classes around it."""
+
+
+class _Module:
+    """One parsed module: its constants, what it calls while it is imported, and the fields that those calls fill."""
+
+    def __init__(self, tree: ast.Module, file: str) -> None:
+        self.tree = tree
+        self.file = file
+        self.name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        self.constants = {
+            target.id: node.value.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+            for target in _targets(node)
+            if isinstance(target, ast.Name)
+        }
+        self.knobs = file == "triton/knobs.py"
+        self.is_config = self.knobs or any(
+            isinstance(node, ast.Call) and _last(node.func) == "install_config_module" for node in ast.walk(tree)
+        )
+        self.knob_groups = {
+            _last(node.value.func): node.targets[0].id
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.targets[0], ast.Name)
+        }
+        self.called: dict[str, _Filled] = {}
+        self._calls_while_imported(tree.body, ())
+
+    def _calls_while_imported(self, body: list[ast.stmt], classes: tuple[str, ...]) -> None:
+        """Functions of this module that its own top level calls, with the statement that does."""
+        for statement in body:
+            if isinstance(statement, ast.ClassDef):
+                self._calls_while_imported(statement.body, (*classes, statement.name))
+            elif not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(statement):
+                    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                        self.called.setdefault(node.func.id, (statement, classes))
+
+    def reads(self) -> Iterator[Read]:
+        yield from self._visit(self.tree.body, (), ReadTime.IMPORT, None)
+
+    def _visit(
+        self, body: Iterable[ast.stmt], classes: tuple[str, ...], time: ReadTime, filled: _Filled | None
+    ) -> Iterator[Read]:
+        for statement in body:
+            if isinstance(statement, ast.ClassDef):
+                yield from self._visit(statement.body, (*classes, statement.name), time, filled)
+            elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+                for default in (*statement.args.defaults, *(d for d in statement.args.kw_defaults if d)):
+                    yield from self._expression(default, time, None)
+                inner, field = self._time_of(statement, time, filled)
+                yield from self._visit(statement.body, classes, inner, field)
+            else:
+                own = (statement, classes) if time is ReadTime.IMPORT else None
+                children = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)]
+                blocks = [
+                    inner for child in ast.iter_child_nodes(statement)
+                    if isinstance(child, ast.excepthandler | ast.match_case) for inner in child.body
+                ]  # fmt: skip
+                yield from self._visit((*children, *blocks), classes, time, filled)
+                for child in ast.iter_child_nodes(statement):
+                    if not isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+                        yield from self._expression(child, time, filled or own)
+
+    def _time_of(
+        self, function: ast.FunctionDef | ast.AsyncFunctionDef, outer: ReadTime, filled: _Filled | None
+    ) -> tuple[ReadTime, _Filled | None]:
+        if outer is ReadTime.IMPORT and function.name in self.called:
+            return ReadTime.IMPORT, self.called[function.name] if filled is None else filled
+        cached = any("cache" in (_last(d.func if isinstance(d, ast.Call) else d)) for d in function.decorator_list)
+        return (ReadTime.ONCE if cached or outer is ReadTime.ONCE else ReadTime.CALL), None
+
+    def _expression(
+        self, node: ast.AST, time: ReadTime, filled: _Filled | None
+    ) -> Iterator[Read]:
+        for inner in ast.walk(node):
+            for name in self._names_read(inner):
+                field = self._field(*filled) if filled is not None else None
+                moment = ReadTime.CALL if self.knobs and not _is_got(node, inner) else time
+                yield Read(
+                    name=name,
+                    file=self.file,
+                    line=getattr(inner, "lineno", 0),
+                    time=moment,
+                    field=field,
+                    default=_default(filled[0]) if filled and field else None,
+                    source=ast.unparse(inner)[:160],
+                )
+
+    def _names_read(self, node: ast.AST) -> list[str]:
+        """The variables that one node reads itself."""
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and _last(node.value) == "environ":
+            return self._literals([node.slice])
+        if isinstance(node, ast.Compare) and any(_last(c) == "environ" for c in node.comparators):
+            return self._literals([node.left])
+        if not isinstance(node, ast.Call):
+            return []
+        function = _last(node.func)
+        named = [k.value for k in node.keywords if k.arg and "env" in k.arg]
+        if function == _TOOL and node.args and isinstance(node.args[0], ast.Constant):
+            return [f"TRITON_{str(node.args[0].value).upper().replace('-', '_')}_PATH"]
+        owner = _last(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        if owner == "environ" and function in ("get", "setdefault", "pop"):
+            return self._literals(node.args[:1])
+        if _WRAPPER.search(function) and owner != "monkeypatch":
+            return self._literals([*node.args[:2], *named])
+        return self._literals(named)
+
+    def _literals(self, nodes: Iterable[ast.AST]) -> list[str]:
+        found = []
+        for node in nodes:
+            for part in node.elts if isinstance(node, ast.List | ast.Tuple) else [node]:
+                value = part.value if isinstance(part, ast.Constant) else self.constants.get(_last(part))
+                if isinstance(value, str) and NAME.fullmatch(value):
+                    found.append(value)
+        return found
+
+    def _field(self, statement: ast.stmt, classes: tuple[str, ...]) -> str | None:
+        if not self.is_config:
+            return None
+        targets = [t for t in _targets(statement) if isinstance(t, ast.Name)]
+        if not targets:
+            return None
+        path = tuple(self.knob_groups.get(c, c) for c in classes) if self.knobs else classes
+        return ".".join((self.name, *path, targets[0].id))
+
+
+def _is_got(whole: ast.AST, knob: ast.AST) -> bool:
+    """Whether a knob's value is taken at once (``env_bool("TRITON_DEBUG").get()``) and not kept as a descriptor."""
+    return any(
+        isinstance(node, ast.Attribute) and node.attr == "get" and node.value is knob for node in ast.walk(whole)
+    )
+
+
+def _targets(statement: ast.stmt) -> list[ast.expr]:
+    if isinstance(statement, ast.Assign):
+        return list(statement.targets)
+    return [statement.target] if isinstance(statement, ast.AnnAssign) else []
+
+
+def _last(node: ast.AST) -> str:
+    """Last name of a dotted path; empty for anything else."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+_PLAIN = (
+    *(ast.Expression, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Call, ast.Constant, ast.Name, ast.Attribute),
+    *(ast.Load, ast.cmpop, ast.boolop, ast.unaryop, ast.operator, ast.IfExp, ast.Tuple, ast.List),
+)
+_KNOB_DEFAULTS = {"env_bool": "False", "env_int": "0", "env_opt_str": "None", "env_opt_bool": "None"}
+
+
+def _default(statement: ast.stmt) -> str | None:
+    """What the statement assigns when no variable is set; None where that takes more than arithmetic to say."""
+    value = getattr(statement, "value", None)
+    if isinstance(value, ast.Call):
+        function = _last(value.func)
+        if function == "Config":
+            return next((ast.unparse(k.value) for k in value.keywords if k.arg == "default"), None)
+        if function.startswith("env_"):
+            return ast.unparse(value.args[1]) if len(value.args) > 1 else _KNOB_DEFAULTS.get(function)
+    if value is None or not all(isinstance(node, _PLAIN) for node in ast.walk(value)):
+        return None
+    names = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)}
+    if not names <= {"os", "int", "float", "bool", "str", "None"}:
+        return None
+    allowed = {"environ", "get", "getenv", "lower", "upper", "split"}
+    if {node.attr for node in ast.walk(value) if isinstance(node, ast.Attribute)} - allowed:
+        return None
+    scope = {"os": _NothingSet, "int": int, "float": float, "bool": bool, "str": str, "__builtins__": {}}
+    try:
+        return repr(eval(compile(ast.Expression(value), "<default>", "eval"), scope))  # noqa: S307 - shape checked above
+    except (TypeError, ValueError, AttributeError):
+        return None
+
+
+class _NothingSet:
+    """``os`` in a process without any variable."""
+
+    environ: dict[str, str] = {}  # noqa: RUF012 - read only
+
+    @staticmethod
+    def getenv(_name: str, default: object = None) -> object:
+        return default
