@@ -44,6 +44,7 @@ PAIRS_A_GROUP = {"cpu": 4, "cuda": 8}
 """A GPU's groups are larger, so that 400 pairs with their controls take minutes."""
 _LONG_CASES = 2
 _BLOCK_ROUNDS = 20
+_BLOCKS = 60
 _AGREEMENT_FROM_NS = 10_000
 
 
@@ -70,6 +71,15 @@ class Case:
         shape = (self.rows + self.rows * percent // 100, self.columns)
         x = torch.randn(shape, generator=generator, device=device_type, dtype=getattr(torch, self.dtype))
         return Inputs((x.requires_grad_(),), names=("x",))
+
+    @property
+    def proportional(self) -> bool:
+        """Whether 2% more rows are 2% more work.
+
+        The backward of RMSNorm on an H200 takes 1.3% less for 8160 rows than for 8000, by CUPTI as by replay: no engine
+        could find it slower.
+        """
+        return not (self.name == "rms_norm" and self.direction is Direction.BACKWARD)
 
     @property
     def traffic(self) -> Traffic:
@@ -230,7 +240,7 @@ def _record(case: Case, device_type: str, seed: int, *, observe: bool) -> _Recor
     function = case.function()
     pairs = PAIRS_A_GROUP[device_type]
     arms = [_arm(f"copy {i}", function, case, device_type, 0) for i in range(2 * pairs)]
-    for i in range(pairs // PAIRS_A_GROUP["cpu"]):
+    for i in range(pairs // PAIRS_A_GROUP["cpu"] if case.proportional else 0):
         arms += [_arm(f"{percent}% more {i}", function, case, device_type, percent) for percent in (1, 2)]
     started = time.perf_counter()
     budget_s, rounds = (0.3, 60) if device_type == "cuda" else (1.0, 60)
@@ -286,7 +296,16 @@ def _coverage_bar(known: Sequence[Case], device_type: str, seed: int, progress: 
     for number, case in enumerate(known[:: max(1, len(known) // _LONG_CASES)][:_LONG_CASES]):
         function = case.function()
         arms = [_arm(name, function, case, device_type, 0) for name in ("a", "b", "c", "d")]
-        timings = _time(arms, case, device_type, seed + number, 6.0, stop_early=False, max_rounds=100 * _BLOCK_ROUNDS)
+        timings = _time(
+            arms,
+            case,
+            device_type,
+            seed + number,
+            6.0,
+            stop_early=False,
+            max_rounds=_BLOCKS * _BLOCK_ROUNDS,
+            observe=False,
+        )
         recording = _Recording(case, timings, 0.0)
         for pair in (("a", "b"), ("c", "d")):
             ratios = recording.ratios(*pair)

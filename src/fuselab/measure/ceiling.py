@@ -115,7 +115,7 @@ def cuda_streaming(traffic: Traffic, configuration: tuple[int, int] | None = Non
 
 
 def _fastest(reads: int, writes: int, elements: int) -> tuple[int, int]:
-    from fuselab.measure.cuda_timer import measured_by_events
+    from fuselab.measure.events_timer import measured_by_events
     from fuselab.measure.streaming import CONFIGURATIONS, buffers, stream
 
     sets = [buffers(elements, reads, writes) for _ in range(2)]

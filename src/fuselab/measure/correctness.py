@@ -1,10 +1,11 @@
 """The correctness gate: outputs and every gradient against a float64 reference, before anything is timed.
 
 An implementation is called four times, each time under the conditions of ``exposure``: on the inputs; on the same
-inputs again; on other values at other addresses, the first row of them small, where a lost ``eps`` shows; and on
-those values at the first addresses. What is cached, replayed, left unwritten or random shows in one of these. Every
-result is held to the bound of ``tolerance``. Eager, which is a user's own function as written, is called in the same
-way: where it changes its inputs, returns nothing or gives back what it kept, that is the verdict on every variant.
+inputs again; on other values at other addresses, the first row of them small, where a lost ``eps`` shows, the last
+element of them large, where a lost element shows; and on those values at the first addresses. What is cached,
+replayed, left unwritten or random shows in one of these. Every result is held to the bound of ``tolerance``. Eager,
+which is a user's own function as written, is called in the same way: where it changes its inputs, returns nothing or
+gives back what it kept, that is the verdict on every variant.
 
 A result that was kept and is handed out as a copy, to inputs that require no gradient, is not told from one that does
 not depend on its inputs' values, as a table of positions does not: both pass.
@@ -16,6 +17,7 @@ was drawn are the experiment's own (``check_witness``); that two calls draw diff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +39,9 @@ NO_BACKWARD = "there is no backward: no input and no parameter requires a gradie
 
 _SMALL = 2.0**-10
 """What the first row is scaled by: its variance falls to about 1e-6, where an ``eps`` of 1e-5 or 1e-6 decides."""
+
+_LARGEST_16_BIT = 16.0
+"""What the last element is scaled by at most in float16, whose squares overflow above 255."""
 
 _STATE = "keep no state between calls, and take what is random as an argument"
 
@@ -84,7 +89,10 @@ def check(
 def other_inputs(
     experiment: Experiment, workload: Workload, device_type: str, first: Inputs, *, given: bool = False
 ) -> Inputs:
-    """Inputs like ``first``, strides included, with other values at other addresses, the first row of each made small.
+    """Inputs like ``first``, strides included, with other values at other addresses.
+
+    The first row of each is made small, and the last element large: about the root of the row's length, which makes it
+    half of the row's mean square.
 
     They come from the next seed; where that makes the same values (a user's own inputs do), or ``given`` inputs have no
     seed, floating-point tensors are turned around, which keeps what values they may have.
@@ -103,9 +111,16 @@ def other_inputs(
                 changed.copy_(tensor.detach().flip(tuple(range(tensor.dim()))))
             if tensor.dim() > 1:
                 changed[(0,) * (tensor.dim() - 1)] *= _SMALL
+                if tensor.numel() > tensor.shape[-1]:  # another row than the small one
+                    changed[(-1,) * tensor.dim()] *= _large(tensor)
         return changed.requires_grad_(tensor.requires_grad)
 
     return fresh.map(change)
+
+
+def _large(tensor: Tensor) -> float:
+    factor = 2.0 ** math.ceil(math.log2(max(tensor.shape[-1], 1)) / 2)
+    return min(factor, _LARGEST_16_BIT) if tensor.dtype is torch.float16 else factor
 
 
 class _Gate:

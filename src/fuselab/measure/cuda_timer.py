@@ -1,4 +1,4 @@
-"""Times on a GPU: device time under graph replay, eager calls between events, host time of a call.
+"""Device time on a GPU: replays of captured graphs between two events.
 
 A graph holds all calls of a sample, on rotating inputs and into rotating outputs, so that nothing but the device's
 own work lies between two of them. A backward has two graphs that share a pool: the first makes the forwards of a
@@ -6,10 +6,12 @@ sample, untimed, the second differentiates them, between two events. Buffers tha
 thus made anew for every replay. A short wait on the device before the first event lets the host get ahead, so that no
 launch is timed.
 
-Where results lie decides over up to 2% of a kernel's time: two copies of one function that wrote to memory of their own
-differed for as long as they lived, by more than the margin in 4 of 96 pairs on an H200. So all graphs of a group share
-one pool and write to the same places, and which input goes with which place is drawn anew with each capture, alike
-for all.
+Where results lie decides over up to 4% of a kernel's time: two copies of one function that wrote to memory of their own
+differed for as long as they lived, by more than the margin in 4 of 96 pairs on an H200. So every call of a graph
+writes to a place of its own, all graphs of a group share one pool, equally fast ones have equally many calls and thus
+the same places, and which input goes with which place is drawn anew with each capture, alike for all. What is then left
+is some 0.05% by capture: a cell has several, a sample replays one of them at random, and they are made anew as rounds
+go on. With one capture for all rounds 41% of A/A pairs were different at 95%, with one between two looks 12%.
 
 What cannot be captured (a function that waits for the device, works on the CPU or on a stream of its own) raises
 ``CaptureError``, and is then timed between events, dispatch included.
@@ -32,36 +34,30 @@ from torch import Tensor
 
 from fuselab.experiment import Inputs
 from fuselab.measure.calls import named_outputs
-from fuselab.measure.cell import Pending, Work
+from fuselab.measure.cell import Work
+from fuselab.measure.events_timer import SAMPLE_NS, WARM_CALLS, measured_by_events
 from fuselab.measure.located import Located, SharedPool, located
 from fuselab.records import Clock, Direction
 
-__all__ = ["SAMPLE_NS", "CaptureError", "Captured", "EventsCell", "GraphCell", "measured_by_events"]
-
-SAMPLE_NS = 1_000_000
-"""Length of a sample: 1 ms, two thousand times the resolution of an event."""
+__all__ = ["CaptureError", "Captured", "GraphCell"]
 
 _MAX_CALLS = 1024
 """Calls in one graph."""
 
 _MAX_REPLAYS = 64
 
-_WARM_CALLS = 3
-"""Calls before a capture: they compile, tune, create handles and workspaces."""
+_CAPTURES = 5
+"""Captures that samples are drawn from, where they take no more than a few samples' time."""
 
-_CYCLES_PER_US = 2000
-"""A little more than any GPU's clock has."""
+_CAPTURES_S = 0.1
+"""Most time for all captures of a cell."""
+
+_FEWEST_CALLS = 8
+"""Calls in one graph where that takes no more than four samples: so many places are written to."""
 
 
 class CaptureError(Exception):
     """A call cannot be captured into a CUDA graph; the message says why."""
-
-
-def _wait_on_device(microseconds: float) -> None:
-    """Keep the current stream busy, so that what follows is queued before it starts."""
-    sleep = getattr(torch.cuda, "_sleep", None)
-    if sleep is not None:
-        sleep(int(microseconds * _CYCLES_PER_US))
 
 
 @contextlib.contextmanager
@@ -84,19 +80,6 @@ def _renew_generator() -> None:
     fresh = torch.Generator(device=torch.device("cuda", device))
     fresh.manual_seed(generator.initial_seed())
     generator.graphsafe_set_state(fresh.graphsafe_get_state())
-
-
-def measured_by_events(stream: torch.cuda.Stream, work: Callable[[], object], wait_us: float = 0.0) -> float:
-    """Nanoseconds between two events around ``work()``, which only enqueues on ``stream``."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    with torch.cuda.stream(stream):
-        if wait_us:
-            _wait_on_device(wait_us)
-        start.record()
-        work()
-        end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) * 1e6
 
 
 @dataclass(frozen=True)
@@ -122,6 +105,7 @@ class GraphCell:
         *,
         pool: SharedPool | None = None,
         seed: int = 0,
+        like: GraphCell | None = None,
         sample_ns: int = SAMPLE_NS,
     ) -> None:
         """Warm up, choose the calls of a sample, and capture them.
@@ -131,6 +115,7 @@ class GraphCell:
             stream: where to replay.
             pool: which cells that are compared share; one of its own where None.
             seed: of which set of inputs goes with which place in the pool; cells of one seed have the same.
+            like: what it will be compared with: it gets as many calls, unless the two differ more than twofold.
             sample_ns: shortest sample.
 
         Raises:
@@ -143,26 +128,53 @@ class GraphCell:
         self._captures = 0
         self.cold = work.rotation.cold
         call_ns = self._warm_up()
-        laps = max(1, math.ceil(sample_ns / max(call_ns, 1.0) / len(work.rotation)))
+        wanted = max(sample_ns, min(_FEWEST_CALLS * call_ns, 4 * sample_ns)) / max(call_ns, 1.0)
+        laps = max(1, math.ceil(wanted / len(work.rotation)))
         self.calls = len(work.rotation) * min(laps, max(1, _MAX_CALLS // len(work.rotation)))
+        # Fewer calls than there are sets would leave some out.
+        if like is not None and not (
+            like.calls <= 2 * self.calls <= 4 * like.calls and like.calls >= len(work.rotation)
+        ):
+            like = None
+        if like is not None:
+            self.calls = like.calls
         started = time.perf_counter()
-        self.captured: Captured | None = self._capture()
-        """The graphs that are replayed; None after ``close``."""
+        self._all = [self._capture()]
+        once_s = time.perf_counter() - started
+        self._all += [self._capture() for _ in range(min(_CAPTURES, int(_CAPTURES_S / once_s)) - 1)]
         self.capture_s = time.perf_counter() - started
+        self._samples = 0
         self.replays = 1
-        self._replay()  # the first replay uploads the graph
-        once_ns = min(self._replay() for _ in range(3))
+        self._upload()
+        once_ns = min(self._replay(self._all[0]) for _ in range(3))
         self.replays = min(_MAX_REPLAYS, max(1, math.ceil(sample_ns / max(once_ns, 1.0))))
+        if like is not None:
+            self.replays = like.replays
 
     def sample(self) -> tuple[float, int]:
         """Time one sample: nanoseconds of one call, and the number of calls."""
-        calls = self.calls * self.replays
-        return self._replay() / calls, calls
-
-    def _replay(self) -> float:
-        captured, replays = self.captured, self.replays
-        if captured is None:
+        if not self._all:
             raise RuntimeError("this cell was closed")
+        calls = self.calls * self.replays
+        # Alike for all cells of a seed: in one round, all replay the captures of one permutation.
+        drawn = np.random.default_rng([self._seed & (2**64 - 1), 1, self._samples]).integers(len(self._all))
+        self._samples += 1
+        return self._replay(self._all[int(drawn)]) / calls, calls
+
+    @property
+    def captured(self) -> Captured | None:
+        """Graphs that can be replayed; None after ``close``."""
+        return self._all[0] if self._all else None
+
+    def _upload(self) -> None:
+        """Replay each capture once: the first replay uploads a graph."""
+        replays, self.replays = self.replays, 1
+        for captured in self._all:
+            self._replay(captured)
+        self.replays = replays
+
+    def _replay(self, captured: Captured) -> float:
+        replays = self.replays
         if captured.forwards is None:
 
             def replay() -> None:
@@ -182,7 +194,7 @@ class GraphCell:
         sets = self.work.rotation.sets
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            for i in range(_WARM_CALLS):
+            for i in range(WARM_CALLS):
                 self.work.once(i % len(sets))
             torch.cuda.synchronize()
             try:
@@ -232,12 +244,12 @@ class GraphCell:
 
     def _capture_forward(self, numbers: Sequence[int]) -> Captured:
         graph = torch.cuda.CUDAGraph()
-        # A ring: as many outputs as there are sets are alive at once, and each lap writes over those of the last.
-        kept: list[Any] = [None] * len(self.work.rotation)
+        kept: dict[int, Any] = {}
+        everything = []  # kept until the capture is over, so that no two calls write to one place
         with torch.cuda.graph(graph, pool=self._pool.handle, stream=self.stream):
             for number in numbers:
-                kept[number] = None
                 kept[number] = self.work.call(self.work.rotation.sets[number])
+                everything.append(kept[number])
         return Captured(graph, None, located([t for _, t in named_outputs(kept[0])]))
 
     def _capture_backward(self, numbers: Sequence[int]) -> Captured:
@@ -245,23 +257,22 @@ class GraphCell:
         forwards, graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(forwards, pool=pool, stream=self.stream):
             pending = [self.work.pending(number, sets[number]) for number in numbers]
-        found: list[Any] = [None] * len(sets)
+        found: dict[int, Any] = {}
+        everything = []
         with torch.cuda.graph(graph, pool=pool, stream=self.stream):
             for number, waiting in zip(numbers, pending, strict=True):
-                found[number] = None
                 found[number] = waiting.differentiate()
+                everything.append(found[number])
         return Captured(graph, forwards, located([g for g in found[0] if g is not None]))
 
     def captured_steps(self) -> torch.cuda.CUDAGraph:
         """A graph of as many calls in which each backward follows its forward."""
         sets = self.work.rotation.sets
         graph = torch.cuda.CUDAGraph()
-        found: list[Any] = [None] * len(sets)
         torch.cuda.synchronize()
         with torch.enable_grad(), torch.cuda.graph(graph, pool=self._pool.handle, stream=self.stream):
-            for number in self._numbers:
-                found[number] = None
-                found[number] = self.work.pending(number, sets[number]).differentiate()
+            kept = [self.work.pending(number, sets[number]).differentiate() for number in self._numbers]
+        del kept
         return graph
 
     def timed_output(self) -> tuple[Inputs, list[Tensor]] | None:
@@ -288,82 +299,10 @@ class GraphCell:
 
     def renew(self) -> None:
         """Capture again: other inputs go with the places that are written to."""
-        self.captured = self._capture()
-        replays, self.replays = self.replays, 1
-        self._replay()
-        self.replays = replays
+        self._all = [self._capture() for _ in self._all]
+        self._upload()
 
     def close(self) -> None:
         """Let go of the graphs and their memory."""
         torch.cuda.synchronize()
-        self.captured = None
-
-
-class EventsCell:
-    """Times ``work`` as eager calls between two events, and the host's time of issuing them beside."""
-
-    clock = Clock.CUDA_EVENTS
-
-    def __init__(
-        self, work: Work, stream: torch.cuda.Stream, *, sample_ns: int = SAMPLE_NS, max_calls: int = 64
-    ) -> None:
-        """Warm up and choose the calls of a sample.
-
-        Args:
-            work: what to time.
-            stream: where to enqueue.
-            sample_ns: shortest sample.
-            max_calls: more calls than this could fill the launch queue, and the host would wait within a call.
-        """
-        self.work = work
-        self.stream = stream
-        self.cold = work.rotation.cold
-        self.host_ns = 0.0
-        self.calls = 1
-        self._kept: list[Any] = []
-        self._last: tuple[Inputs, list[Tensor]] | None = None
-        for _ in range(_WARM_CALLS):
-            self.sample()
-        call_ns = min(self.sample()[0] for _ in range(3))
-        self.calls = min(max_calls, max(1, math.ceil(sample_ns / max(call_ns, 1.0))))
-
-    def sample(self) -> tuple[float, int]:
-        """Time one sample: nanoseconds of one call, and the number of calls. ``host_ns`` is then the host's share."""
-        batch = self.work.rotation.take(self.calls)
-        found: list[Any] = []
-        pending: list[Pending] = []
-        self._kept = []
-        with torch.enable_grad(), torch.cuda.stream(self.stream):
-            if self.work.direction is Direction.BACKWARD:
-                pending = [self.work.pending(index, inputs) for index, inputs in batch]
-        torch.cuda.synchronize()
-
-        def calls() -> None:
-            start = time.perf_counter_ns()
-            if pending:
-                for graph in pending:
-                    found.append(graph.differentiate())  # noqa: PERF401 - the loop is what is timed
-            else:
-                for _, inputs in batch:
-                    found.append(self.work.call(inputs))
-            self.host_ns = (time.perf_counter_ns() - start) / len(batch)
-
-        with torch.enable_grad():
-            duration = measured_by_events(self.stream, calls)
-        self._kept = found
-        for (index, inputs), result in zip(batch, found, strict=True):
-            if index == 0:
-                tensors = [g for g in result if g is not None] if pending else [t for _, t in named_outputs(result)]
-                self._last = inputs, [t.detach() for t in tensors]
-        return duration / self.calls, self.calls
-
-    def timed_output(self) -> tuple[Inputs, list[Tensor]] | None:
-        """Set 0 and the results of the last timed call on it."""
-        return self._last
-
-    def renew(self) -> None:
-        """Nothing: the allocator decides on addresses."""
-
-    def close(self) -> None:
-        """Let go of all results."""
-        self._kept, self._last = [], None
+        self._all = []

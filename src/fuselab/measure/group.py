@@ -24,8 +24,9 @@ from fuselab.measure.cell import Cell, Work
 from fuselab.measure.certificate import CONTROL_BYTES, CONTROL_PERCENT
 from fuselab.measure.conditions import Watch
 from fuselab.measure.cpu_timer import CpuCell, Threads, fixed_threads
-from fuselab.measure.cuda_timer import CaptureError, EventsCell, GraphCell
+from fuselab.measure.cuda_timer import CaptureError, GraphCell
 from fuselab.measure.evaluation import Evaluation
+from fuselab.measure.events_timer import EventsCell
 from fuselab.measure.located import SharedPool
 from fuselab.measure.observation import differs, eager_loops, observe_arm, on_stream
 from fuselab.measure.rotation import Rotation, cache_bytes, free_bytes, tensor_bytes
@@ -48,6 +49,8 @@ AGAIN = "(baseline again)"
 _COPY = Traffic(bytes_read=CONTROL_BYTES // 2, bytes_written=CONTROL_BYTES // 2)
 _EVENTS = " (events)"
 _EAGER_LOOP_ROUNDS = 5
+_RENEWAL = 10
+"""Rounds after which graphs are captured anew."""
 _MEMORY_SHARE = 0.4
 """Share of the free memory that the rotating sets of a group may take, outputs of all arms included."""
 _FEWEST_ROUNDS = 5
@@ -240,11 +243,13 @@ class _Group:
         return self.rotations[key]
 
     def _cell(self, name: str, work: Work) -> Cell:
+        first = self.members.get(self.baseline)
+        like = None if first is None else first.cell
         if self.stream is None:
-            first = self.members.get(self.baseline)
-            return CpuCell(work, like=first.cell if first is not None and isinstance(first.cell, CpuCell) else None)
+            return CpuCell(work, like=like if isinstance(like, CpuCell) else None)
         try:
-            return GraphCell(work, self.stream, pool=self.pool, seed=self.workload.seed)
+            like = like if isinstance(like, GraphCell) else None
+            return GraphCell(work, self.stream, pool=self.pool, seed=self.workload.seed, like=like)
         except CaptureError as error:
             self.evaluation.warn(name, f"not captured into a CUDA graph, timed with dispatch included: {error}")
             return EventsCell(work, self.stream)
@@ -318,6 +323,7 @@ class _Group:
                 taken += 1
                 if late or (stop_early and evaluation.settled):
                     break
+            if number % _RENEWAL == 0:
                 self._renew(budget_s)
 
     def _round(self, watch: Watch, seed: int, number: int) -> Conditions:
@@ -337,7 +343,7 @@ class _Group:
         """Let other inputs go with the places that are written to, for all alike, where that takes little of the
         budget."""
         cells = {name: m.cell for name, m in self.members.items() if isinstance(m.cell, GraphCell)}
-        if sum(cell.capture_s for cell in cells.values()) < 0.05 * budget_s * len(self.members):
+        if sum(cell.capture_s for cell in cells.values()) < 0.1 * budget_s * len(self.members):
             for name, cell in cells.items():
                 with self._dropping(name):
                     cell.renew()

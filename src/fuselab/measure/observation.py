@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fuselab.measure.calls import gradient_targets
 from fuselab.measure.cell import Cell, Work
-from fuselab.measure.cuda_timer import EventsCell, GraphCell
+from fuselab.measure.cuda_timer import GraphCell
 from fuselab.measure.evaluation import Evaluation
+from fuselab.measure.events_timer import EventsCell
 from fuselab.measure.launches import DeviceProfile, count_operators, is_compiled, profile_device
 from fuselab.measure.memory import growth_bytes, peak_bytes, saved_bytes
 from fuselab.measure.parts import disagreement, time_parts

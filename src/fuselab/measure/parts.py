@@ -17,7 +17,8 @@ import torch
 
 from fuselab.measure.cell import Cell, Work
 from fuselab.measure.cpu_timer import CpuCell
-from fuselab.measure.cuda_timer import EventsCell, GraphCell, measured_by_events
+from fuselab.measure.cuda_timer import GraphCell
+from fuselab.measure.events_timer import EventsCell, measured_by_events
 from fuselab.measure.statistics import draw_order, trimmed_estimate
 from fuselab.records import Parts, Sample
 
