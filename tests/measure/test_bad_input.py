@@ -193,13 +193,12 @@ def test_what_allocates_more_with_each_call_is_named():
     assert not any("allocates" in w for w in found["eager"].warnings)
 
 
-def test_what_is_faster_than_the_clock_can_see_is_named_and_shows_no_speedup():
+def test_what_is_faster_than_the_clock_can_see_is_named():
     constant = torch.ones(3)
-    found = timed(eager=F.silu, idle=lambda x: constant)
-    (warning,) = [w for w in found["idle"].warnings if w.startswith(verdicts.TOO_FAST)]
-    assert "give it more to do" in warning
-    assert warning.startswith(verdicts.WITHHOLDING)
-    assert not any(w.startswith(verdicts.TOO_FAST) for w in found["eager"].warnings)
+    for name, found in timed(eager=ordinary, idle=lambda x: constant).items():
+        warnings = [w for w in found.warnings if w.startswith(verdicts.TOO_FAST)]
+        assert bool(warnings) is (found.median_ns < 400), name  # on a busy machine even nothing takes long
+        assert all("give it more to do" in w and w.startswith(verdicts.WITHHOLDING) for w in warnings)
 
 
 @pytest.mark.parametrize(("clock", "duration_ns", "named"), [
