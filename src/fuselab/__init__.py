@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from fuselab import capture, deploy
     from fuselab.api import doctor, load_run, run
     from fuselab.diagnosis import diagnose
+    from fuselab.env_vars import env
     from fuselab.startup import compile_cost
 
-__all__ = ["__version__", "capture", "compile_cost", "deploy", "diagnose", "doctor", "load_run", "run"]
+__all__ = ["__version__", "capture", "compile_cost", "deploy", "diagnose", "doctor", "env", "load_run", "run"]
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("fuselab.deploy")
     if name == "compile_cost":
         return importlib.import_module("fuselab.startup").compile_cost
+    if name == "env":
+        return importlib.import_module("fuselab.env_vars").env
     if name == "diagnose":
         return importlib.import_module("fuselab.diagnosis").diagnose
     if name in __all__:

@@ -18,6 +18,7 @@ from fuselab.cli import (  # noqa: F401 - each hangs its commands on the applica
     compile_cost,
     diagnose,
     doctor,
+    env,
     inspect,
     pack,
     run,

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import msgspec
 
+from fuselab.env_vars.values import UNREADABLE, is_plain, read_as
+
 __all__ = ["Read", "ReadTime", "scan_source", "scan_tree"]
 
 NAME = re.compile(r"[A-Z_][A-Za-z0-9_]*[A-Z0-9_]")
@@ -53,8 +55,8 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
     """Dotted path of the configuration field that it fills, for configuration modules and triton's knobs."""
     default: str | None = None
     """The field's value without the variable, as Python, where the source says it plainly."""
-    source: str = ""
-    """The expression that reads, shortened."""
+    rule: str | None = None
+    """The expression that makes the field's value of the text, where it is plain (see ``values``)."""
 
 
 def scan_tree(root: Path, packages: Iterable[str] = ("torch", "triton")) -> list[Read]:
@@ -182,7 +184,7 @@ class _Module:
                     time=moment,
                     field=field,
                     default=_default(filled[0]) if filled and field else None,
-                    source=ast.unparse(inner)[:160],
+                    rule=_rule(filled[0]) if filled and field else None,
                 )
 
     def _names_read(self, node: ast.AST) -> list[str]:
@@ -241,42 +243,20 @@ def _last(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-_PLAIN = (
-    *(ast.Expression, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Call, ast.Constant, ast.Name, ast.Attribute),
-    *(ast.Load, ast.cmpop, ast.boolop, ast.unaryop, ast.operator, ast.IfExp, ast.Tuple, ast.List),
-)
 _KNOB_DEFAULTS = {"env_bool": "False", "env_int": "0", "env_opt_str": "None", "env_opt_bool": "None"}
+
+
+def _rule(statement: ast.stmt) -> str | None:
+    """The expression that makes the field's value of the variable's text, where it is plain enough to evaluate."""
+    value = getattr(statement, "value", None)
+    return ast.unparse(value) if isinstance(value, ast.expr) and is_plain(value) else None
 
 
 def _default(statement: ast.stmt) -> str | None:
     """What the statement assigns when no variable is set; None where that takes more than arithmetic to say."""
     value = getattr(statement, "value", None)
-    if isinstance(value, ast.Call):
-        function = _last(value.func)
-        if function == "Config":
-            return next((ast.unparse(k.value) for k in value.keywords if k.arg == "default"), None)
-        if function.startswith("env_"):
-            return ast.unparse(value.args[1]) if len(value.args) > 1 else _KNOB_DEFAULTS.get(function)
-    if value is None or not all(isinstance(node, _PLAIN) for node in ast.walk(value)):
-        return None
-    names = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)}
-    if not names <= {"os", "int", "float", "bool", "str", "None"}:
-        return None
-    allowed = {"environ", "get", "getenv", "lower", "upper", "split"}
-    if {node.attr for node in ast.walk(value) if isinstance(node, ast.Attribute)} - allowed:
-        return None
-    scope = {"os": _NothingSet, "int": int, "float": float, "bool": bool, "str": str, "__builtins__": {}}
-    try:
-        return repr(eval(compile(ast.Expression(value), "<default>", "eval"), scope))  # noqa: S307 - shape checked above
-    except (TypeError, ValueError, AttributeError):
-        return None
-
-
-class _NothingSet:
-    """``os`` in a process without any variable."""
-
-    environ: dict[str, str] = {}  # noqa: RUF012 - read only
-
-    @staticmethod
-    def getenv(_name: str, default: object = None) -> object:
-        return default
+    if isinstance(value, ast.Call) and _last(value.func).startswith("env_"):
+        return ast.unparse(value.args[1]) if len(value.args) > 1 else _KNOB_DEFAULTS.get(_last(value.func))
+    rule = _rule(statement)
+    given = UNREADABLE if rule is None else read_as(rule, {})
+    return None if given is UNREADABLE else repr(given)
