@@ -1,13 +1,13 @@
-"""What limits the kernels of the four experiments: the card's prediction against a measurement, on the GPU that is here.
+"""What limits the kernels of the four experiments: the card's prediction against a measurement, on this GPU.
 
     PYTHONPATH=src python benchmarks/limiters.py --preset quick --json limiters.json
 
 Every workload is compiled and captured, forward and backward; each kernel is then run alone by its own ``repro.py``:
 checked, timed, and timed again with one resource taken away at a time.
 
-- *memory*: the same instructions on data that stays in the cache. The program index is folded (``program_id(0) % few``),
-  so that all programs work on the rows of the first few, which together take an eighth of the L2 cache. Nothing else of
-  the kernel changes. If that makes it a fifth faster, memory limited it.
+- *memory*: the same instructions on data that stays in the cache. The program index is folded (``program_id(0) %
+  few``), so that all programs work on the rows of the first few, which together take an eighth of the L2 cache. Nothing
+  else of the kernel changes. If that makes it a fifth faster, memory limited it.
 - *instructions*: the folded kernel with twice as many programs. If it takes 1.6 times as long or more, the
   multiprocessors were busy; if not, programs were waiting.
 - *launch*: an empty kernel of the same grid and warps. A kernel that takes less than one and a half times that does
@@ -51,7 +51,7 @@ def fold_programs(source: str, axis: int, few: int) -> str:
     """
 
     class Fold(ast.NodeTransformer):
-        def visit_Call(self, node: ast.Call) -> ast.expr:  # noqa: N802
+        def visit_Call(self, node: ast.Call) -> ast.expr:
             self.generic_visit(node)
             folded = ast.unparse(node.func) == "tl.program_id" and ast.unparse(node.args[0]) == str(axis)
             return ast.BinOp(node, ast.Mod(), ast.Constant(few)) if folded else node
@@ -217,12 +217,11 @@ def main() -> int:
             folder, card = row.pop("folder"), row["card"]
             row["peak_tb_per_s"] = target.bandwidth_bytes_per_s / 1e12
             absent = [f"{s}: {card[s]['absent']}" for s in ("limiter", "repro", "traffic") if "absent" in card[s]]
+            if absent:
+                row["error"] = "; ".join(absent)
+                continue
             try:
-                row |= (
-                    {"error": "; ".join(absent)}
-                    if absent
-                    else {"measured": measure(folder, card, scratch, empty, options.repeats)}
-                )
+                row["measured"] = measure(folder, card, scratch, empty, options.repeats)
             except Exception as error:  # noqa: BLE001 - the other kernels stand
                 row["error"] = f"{type(error).__name__}: {str(error)[:300]}"
     Console(width=220).print(report(rows))

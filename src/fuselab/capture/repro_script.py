@@ -27,6 +27,8 @@ OPERATORS = ""
 """The ATen operators that it computes, as ``def operators(torch, inputs, drawn)``; empty where they are not known."""
 # this kernel]
 
+DEVICES = {"triton": "cuda", "cpp": "cpu"}
+"""Where the kernels of a backend run."""
 TOLERANCE = {"float64": 1e-9, "float32": 3e-4, "float16": 4e-3, "bfloat16": 3e-2}
 """Largest difference, relative to the element plus the root mean square of its tensor."""
 
@@ -56,7 +58,7 @@ def build_buffers(seed: int = 0, fill: float | None = None) -> dict[str, Any]:
     """The memory that the kernel works on: inputs random, outputs filled with ``fill`` (nothing: NaN, or zero)."""
     import torch
 
-    device = "cuda" if KERNEL["backend"] == "triton" else "cpu"
+    device = DEVICES[KERNEL["backend"]]
     generator = torch.Generator(device=device).manual_seed(seed)
     buffers: dict[str, Any] = {}
     for name, wanted in KERNEL["buffers"].items():

@@ -135,7 +135,8 @@ class Index:
     def _divided(self, divisor: int) -> tuple[Index | None, Index | None]:
         if divisor <= 0 or self.low < 0:
             return None, None
-        for candidate in (self, self.merged()):
+        # What counts on from each other is one counter: a mask bounds it as one, and so its digits are its own.
+        for candidate in (self.merged(), self):
             divided = _split(candidate, divisor)
             if divided is not None:
                 return divided
@@ -200,6 +201,7 @@ def touched(address: Index, dims: Iterable[Dim], bounds: Sequence[Bound]) -> Add
         >>> touched(Index.of(row) * 250 + Index.of(column), [row, column], []).count
         16000
     """
+    dims = tuple(dims)
     levels: list[_Level] = []
     low = address.const
     for leaves, mine in _components(dims, bounds, address):
@@ -214,7 +216,12 @@ def touched(address: Index, dims: Iterable[Dim], bounds: Sequence[Bound]) -> Add
                 return AddressSet(0, 0, -1)
             low += level.low
             levels.append(level)
-    return _combined(low, [level for level in levels if level.count > 1])
+    combined = _combined(low, [level for level in levels if level.count > 1])
+    if combined is None and _volume(dims) <= _MOST_POINTS:
+        at, keep = _enumerate({d for d in dims if d.extent != 1} | address.leaves(), list(bounds))
+        values = np.unique(np.broadcast_to(np.asarray(address.values(at)), keep.shape)[keep])
+        return AddressSet(int(values.size), int(values[0]), int(values[-1]))
+    return combined
 
 
 def union_size(sets: Sequence[AddressSet]) -> tuple[int, bool]:
@@ -379,39 +386,45 @@ def _levels(part: Index, leaves: set[Dim], bounds: list[Bound]) -> list[_Level] 
     return [_Level(gap, int(values[-1] - values[0]), int(values.size), int(values[0]), strided)]
 
 
-def _counted(  # noqa: PLR0911 - each None is one form that has no plain count
-    part: Index, leaves: set[Dim], bounds: list[Bound]
-) -> list[_Level] | None:
+def _counted(part: Index, leaves: set[Dim], bounds: list[Bound]) -> list[_Level] | None:
     """The levels of a component that counts through one dimension, up to a limit, whole or in its digits."""
-    if len(bounds) > 1:
-        return None
     extent = _volume(leaves)
+    digits = _digits_of_one(part, leaves)
+    if len(bounds) > 1 or digits is None:
+        return None
     if bounds:
-        counter = _counting(bounds[0].index, leaves)
-        if counter is None:
+        if _counting(bounds[0].index, leaves) != digits[0][0].dim:
             return None
-        extent = max(0, min(bounds[0].limit - bounds[0].index.const, extent))
-    merged = part.merged()
-    if len(merged.terms) == 1 and _counting(Index(0, ((merged.terms[0][0], 1),)), leaves) is not None:
-        return [_stride_level(merged.terms[0][1], extent)]
-    dims = {digit.dim for digit, _ in part.terms}
-    if len(dims) != 1:
+        extent = min(bounds[0].limit - bounds[0].index.const, extent)
+    return _segments(digits, extent) if extent > 0 else [_Level(0, 0, 0, 0, False)]
+
+
+def _digits_of_one(part: Index, leaves: set[Dim]) -> list[tuple[_Digit, int]] | None:
+    """The terms of a part as digits of one counter of all its leaves; None where they are not."""
+    plain = Index(0, tuple((d, c) for d, c in part.terms if not d.dim.parts))
+    others = [(d, c) for d, c in part.terms if d.dim.parts]
+    terms = list(part.terms) if len(leaves) == 1 else [*plain.merged().terms, *others]
+    dims = {digit.dim for digit, _ in terms}
+    return terms if len(dims) == 1 and set(next(iter(dims)).leaves()) == leaves else None
+
+
+def _segments(digits: list[tuple[_Digit, int]], extent: int) -> list[_Level] | None:
+    """The levels of digits of one counter below ``extent``: cut where any of them is, so that none overlap."""
+    cuts = sorted({digit.div for digit, _ in digits} | {digit.div * digit.mod for digit, _ in digits} | {1})
+    cuts = [cut for cut in cuts if cut < extent or cut == 1]
+    if any(slow % fast for fast, slow in itertools.pairwise(cuts)):
         return None
-    dim = next(iter(dims))
-    if set(dim.leaves()) != leaves or (bounds and _counting(bounds[0].index, leaves) != dim):
-        return None
-    digits = sorted(part.terms, key=lambda t: t[0].div)
+    used: list[tuple[int, int, int]] = []
+    for start, end in itertools.pairwise([*cuts, max(extent, cuts[-1])]):
+        stride = sum(c * (start // d.div) for d, c in digits if d.div <= start < d.div * d.mod)
+        if stride:
+            used.append((stride, start, end))
     levels = []
-    end = 1
-    for digit, coefficient in digits:
-        if digit.div < end:
-            return None  # overlapping digits
-        end = digit.div * digit.mod
-        size = min(digit.mod, -(-extent // digit.div))
-        ragged = extent % digit.div != 0 and len(digits) > 1
-        if ragged or (size == digit.mod and extent % end != 0 and len(digits) > 1 and extent > end):
-            return None  # the last turn of the slower digit is not complete
-        levels.append(_stride_level(coefficient, size))
+    for stride, start, end in used:
+        last = end >= extent
+        if len(used) > 1 and last and extent % start:
+            return None  # the last turn of the slowest digit is not complete
+        levels.append(_stride_level(stride, -(-extent // start) if last else end // start))
     return levels
 
 
