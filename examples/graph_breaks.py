@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 def normalised_step(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """One layer with its author's debugging still in it."""
-    print("step", x.shape)
     h = F.layer_norm(x, (x.shape[-1],), weight, bias)
+    print("normalised", h.shape)
     peak = h.abs().max()
     if peak.item() > 4.0:
         h = h * (4.0 / peak)
-    logger.warning("normalised")
+    logger.warning("clipped")
     return F.gelu(h) + x
 
 
