@@ -47,15 +47,20 @@ class Gentle(Gate):
 
 
 def inward(x):
-    if x.trace() > 0:  # which branch depends on the data: no graph for all inputs
+    if x[0, 0].item() > 0:  # depends on the data: no graph for all inputs
         return x @ x
     return x @ x @ x
 '''
 
 ARGUMENTS = ["--arg", "x=f32[8,48]:requires_grad", "--arg", "y=f32[8,48]", "--arg", "scale=3.0"]
 
-# The precompiled header takes longer than this suite has; it is part of the caches' key, so it is off on both sides.
-VARIABLES = {"TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0", "OMP_NUM_THREADS": "2"}
+# The precompiled header and the trial compilations of instruction sets take longer than this suite has. They are part
+# of the caches' key, so both sides have them off; the cold start is the faster for it.
+VARIABLES = {
+    "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
+    "TORCHINDUCTOR_VEC_ISA_OK": "1",
+    "OMP_NUM_THREADS": "2",
+}
 
 
 def fuselab(*arguments, cwd, env=None, timeout=800) -> subprocess.CompletedProcess:
@@ -263,20 +268,13 @@ def test_a_wrong_answer_fails_the_proof(packed, tmp_path):
     assert "output['gated']: root-mean-square error" in said
 
 
-def test_a_package_whose_kernels_are_missing_is_seen_to_compile(packed, tmp_path):
-    """The proof's own control: take the built kernels away, and C++ compilations are counted."""
+def test_the_artifacts_alone_need_a_compiler(packed, tmp_path):
+    """What the built kernels are carried for: take them away, and torch asks for the compiler."""
     bare = rewritten(packed, tmp_path / "bare.pack", lambda m: msgspec.structs.replace(m, libraries=[]))
-    done = fuselab(
-        *("verify-pack", bare, "--no-cold", "--way", "artifacts", "--direction", "forward", "--repeats", "1", "--json"),
-        cwd=tmp_path,
-    )
+    settings = ("--no-cold", "--way", "artifacts", "--direction", "forward", "--repeats", "1", "--without-compiler")
+    done = fuselab("verify-pack", bare, *settings, cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
-    proof = json.loads(done.stdout)
-    (start,) = proof["starts"]
-    assert start["counts"]["cpp"] >= 1
-    assert start["counts"]["inductor_graphs"] == 0
-    assert start["equal"]
-    assert "it compiled 0 graphs (Inductor)" in proof["failures"][0]
+    assert "C++ compiler" in " ".join(done.stderr.split()) or "InvalidCxxCompiler" in done.stderr
 
 
 def test_a_model_that_does_not_export_is_packed_without_that_half(packed, tmp_path):
@@ -285,10 +283,7 @@ def test_a_model_that_does_not_export_is_packed_without_that_half(packed, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    line = (
-        MODEL.splitlines().index("    if x.trace() > 0:  # which branch depends on the data: no graph for all inputs")
-        + 1
-    )
+    line = next(n for n, text in enumerate(MODEL.splitlines(), 1) if "depends on the data" in text)
     (warning,) = said["warnings"]
     assert "no AOTInductor package" in warning
     assert f"model.py, line {line}" in warning

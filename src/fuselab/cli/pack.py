@@ -48,7 +48,7 @@ def pack(
     from fuselab.deploy.packing import pack as make
     from fuselab.device import resolve
     from fuselab.errors import UnknownNameError
-    from fuselab.experiment import BASELINE, load_registry
+    from fuselab.experiment import BASELINE, VariantKind, load_registry
     from fuselab.plan import select
     from fuselab.report.pack import packed_view
 
@@ -66,6 +66,10 @@ def pack(
         preset=preset,
         seed=seed,
     )
+    ((experiment, _),) = selection.experiments
+    if experiment.variant(variant).kind is not VariantKind.COMPILED:
+        names = [v.name for v in experiment.variants if v.kind is VariantKind.COMPILED]
+        raise UsageError(f"{variant} is not compiled: nothing to pack", hint=f"variants: {', '.join(names)}")
     device_type = resolve(device)
     (plan,) = selection.plans(device_type)
     reference = Reference(

@@ -48,6 +48,7 @@ def build(request: BuildRequest) -> BuildResult:
     staging = Path(request.staging)
     experiment = experiment_of(request.reference, None)
     target = Target(experiment, request.variant)
+    compilation = target.compilation  # raises, before anything is built, where the variant is none to pack
     work = _Building(request, target, TensorWriter(staging))
     with internals.record_libraries() as libraries, internals.more_recompiles(2 * len(request.workloads)):
         calls = [work.call(workload) for workload in request.workloads]
@@ -64,7 +65,7 @@ def build(request: BuildRequest) -> BuildResult:
     files.update({call.aoti.file: staging / call.aoti.file for call in calls if call.aoti.file})
     return BuildResult(
         machine=machine_here(request.device_type),
-        compilation=target.compilation,
+        compilation=compilation,
         calls=calls,
         files=list(files),
         artifacts=artifacts,
