@@ -113,18 +113,23 @@ def crossing(way: Array, against: Array) -> float:
         >>> crossing(compiled, eager), crossing(eager, compiled), crossing(eager, eager)
         (51.0, inf, 1.0)
     """
-    early = max(way.size, against.size) - 2
-    steps = np.arange(1, early + 1, dtype=np.float64)
-    difference = totals(way, steps) - totals(against, steps)
-    gain = float(against[-1] - way[-1])
-    left = float(difference[-1])
-    if gain < 0 or (gain == 0 and left > 0):
-        return NEVER  # sooner or later, or from the first on, it costs more
-    if left > 0:
-        calls = early + math.ceil(left / gain - 1e-9)
-        return float(calls) if calls <= FARTHEST else NEVER
-    behind = np.flatnonzero(difference > 0)
-    return float(steps[behind[-1]] + 1) if behind.size else 1.0
+    return float(_crossings((way - against)[None, :])[0])
+
+
+def _crossings(difference: Array) -> Array:
+    """``crossing`` of many pairs at once, from the differences of their rows."""
+    early = difference.shape[1] - 2
+    ahead_by = difference[:, :1] + np.cumsum(difference[:, 1:-1], axis=1)  # after 1, 2, ... early calls
+    left, gain = ahead_by[:, -1], -difference[:, -1]
+    # The last early call after which it is still behind; the one after that is the crossing.
+    behind = ahead_by > 0
+    last = np.where(behind.any(axis=1), early - np.argmax(behind[:, ::-1], axis=1), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        later = early + np.ceil(left / gain - 1e-9)
+    found = np.where(left > 0, later, last + 1.0)
+    never = (gain < 0) | ((gain == 0) & (left > 0)) | ~(found <= FARTHEST)
+    result: Array = np.where(never, NEVER, found)
+    return result
 
 
 def break_even(
@@ -150,8 +155,7 @@ def break_even(
     columns = max(mine.rows.shape[1], theirs.rows.shape[1])
     mine, theirs = _padded(mine, columns), _padded(theirs, columns)
     generator = np.random.default_rng(seed)
-    pairs = zip(mine.resampled(generator, RESAMPLES), theirs.resampled(generator, RESAMPLES), strict=True)
-    resampled = np.array([crossing(a, b) for a, b in pairs])
+    resampled = _crossings(mine.resampled(generator, RESAMPLES) - theirs.resampled(generator, RESAMPLES))
     return _answer(
         way[0].start,
         configuration,
@@ -191,8 +195,8 @@ def break_even_of_starts(
     generator = np.random.default_rng(seed)
     a, b = Costs(np.array(mine)[:, None]), Costs(np.array(theirs)[:, None])
     saved = b.resampled(generator, RESAMPLES)[:, 0] - a.resampled(generator, RESAMPLES)[:, 0]
-    resampled = np.array([_starts(preparation_ns, float(s)) for s in saved])
-    centre = _starts(preparation_ns, float(b.mean()[0] - a.mean()[0]))
+    resampled = _starts(preparation_ns, saved)
+    centre = float(_starts(preparation_ns, b.mean() - a.mean())[0])
     return _answer(
         way[0].start,
         configuration,
@@ -206,10 +210,11 @@ def break_even_of_starts(
     )
 
 
-def _starts(preparation_ns: float, saved_ns: float) -> float:
-    if saved_ns <= 0:
-        return NEVER
-    return float(max(1, math.ceil(preparation_ns / saved_ns - 1e-9)))
+def _starts(preparation_ns: float, saved_ns: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        starts = np.maximum(np.ceil(preparation_ns / saved_ns - 1e-9), 1.0)
+    result: Array = np.where(saved_ns > 0, starts, NEVER)
+    return result
 
 
 def _padded(costs: Costs, columns: int) -> Costs:

@@ -182,7 +182,7 @@ class Observer:
             def emit(self, record: logging.LogRecord) -> None:
                 if _LIMIT_WORDS in str(record.msg):
                     said = record.getMessage().strip().splitlines()
-                    gave_up.append(" ".join(line.strip() for line in said[:3]))
+                    gave_up.append(" ".join(" ".join(said[:3]).split()))
 
         logger.addHandler(Limit(logging.WARNING))
 
@@ -300,7 +300,8 @@ def take_compilations() -> list[Mapping[str, Any]]:
         dict(vars(metrics)) if hasattr(metrics, "__dict__") else _slots(metrics) for metrics in get()
     ]
     clear()
-    return taken
+    # The attempt at which Dynamo gives up on a function has metrics too, without the function's name.
+    return [metrics for metrics in taken if metrics.get("co_name")]
 
 
 def _slots(value: Any) -> dict[str, Any]:

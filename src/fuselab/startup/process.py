@@ -21,12 +21,18 @@ from typing import IO
 import msgspec
 
 from fuselab.records import Status
-from fuselab.startup.messages import Answer, Failed, Progress, Request, StartRequest, decode_answer, encode
+from fuselab.startup.messages import Answer, Failed, Progress, Request, Started, StartRequest, decode_answer, encode
 
 __all__ = ["ask"]
 
 LOG_TAIL = 2000
 """Characters of a dead process's output that are quoted."""
+
+
+SAMPLE_S = 0.25
+"""Between two looks at the memory of a process's helpers; one costs a millisecond of the parent's time."""
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def ask(
@@ -41,7 +47,8 @@ def ask(
         last = "starting"
         result: Answer | None = None
         deadline = time.monotonic() + deadline_s
-        for answer in _answers(pipe, deadline):
+        helpers = _Helpers(process.pid)
+        for answer in _answers(pipe, deadline, helpers.sample):
             if isinstance(answer, Progress):
                 last = answer.text
                 on_progress(answer.text)
@@ -54,6 +61,9 @@ def ask(
                 reason=f"no answer within {deadline_s:.0f} s (it was at: {last})",
                 traceback=_tail(log),
             )
+        if isinstance(result, Started):
+            memory = msgspec.structs.replace(result.record.memory, helpers_bytes=helpers.peak_bytes)
+            return msgspec.structs.replace(result, record=msgspec.structs.replace(result.record, memory=memory))
         if result is not None:
             return result
         return _death(process.wait(), last, _tail(log))
@@ -97,14 +107,39 @@ def _spawned(
         os.close(reader)
 
 
-def _answers(pipe: int, deadline: float) -> Iterator[Answer]:
-    """Answers as they arrive, until the pipe closes or the deadline passes."""
+class _Helpers:
+    """The processes that a measured one has started (compilers, most of all): their memory, looked at now and then.
+
+    Not ``RUSAGE_CHILDREN``: what it calls a child's peak is at least its parent's at the time of the fork.
+    """
+
+    def __init__(self, group: int) -> None:
+        self._group = group
+        self.peak_bytes: int | None = None
+
+    def sample(self) -> None:
+        """Add up the resident memory of the group without its leader."""
+        total = 0
+        for directory in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
+                # The name in brackets may hold spaces: what follows it is state, parent, process group.
+                if int((directory / "stat").read_text().rpartition(")")[2].split()[2]) != self._group:
+                    continue
+                if int(directory.name) != self._group:
+                    total += int((directory / "statm").read_text().split()[1]) * _PAGE_BYTES
+        if total:
+            self.peak_bytes = max(self.peak_bytes or 0, total)
+
+
+def _answers(pipe: int, deadline: float, meanwhile: Callable[[], None]) -> Iterator[Answer]:
+    """Answers as they arrive, until the pipe closes or the deadline passes; ``meanwhile`` is called between them."""
     buffer = b""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
-            if not selector.select(timeout=left):
-                return
+            meanwhile()
+            if not selector.select(timeout=min(left, SAMPLE_S)):
+                continue
             chunk = os.read(pipe, 1 << 16)
             if not chunk:
                 return

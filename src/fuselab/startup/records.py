@@ -191,7 +191,7 @@ class Memory(Record, frozen=True, kw_only=True):
     process_bytes: int | None = None
     """Resident memory of the process at its peak."""
     helpers_bytes: int | None = None
-    """Resident memory of the largest process that it started (a compiler) at its peak; None if it started none."""
+    """Resident memory of the processes that it started (compilers) at its peak, sampled four times a second."""
     device_bytes: int | None = None
     """Device memory that torch's allocator had handed out at its peak."""
 

@@ -117,6 +117,8 @@ class StreamSummary(Record, frozen=True, kw_only=True):
     """By strategy, the cheapest first, those that cannot be it last."""
     cheapest: Strategy | None
     """The strategy with the smallest mean total; None where none came to the end."""
+    cheapest_compiled: Strategy | None
+    """The same among those that compile."""
     resolved: bool
     """Whether its interval lies below those of all others."""
     records: list[StreamRecord] = []

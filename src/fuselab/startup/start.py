@@ -33,6 +33,8 @@ LEAST_BATCHES = 5
 RECOMPILING_CALLS = 20
 """Calls in a row that compiled again after which a function is said not to stop."""
 
+NOTHING_COMPILED = "nothing was compiled: Dynamo skipped the function or broke the graph before its first operation"
+
 COMPILED = frozenset({Start.COLD, Start.WARM, Start.ARTIFACTS})
 
 Say = Callable[[str], None]
@@ -100,6 +102,8 @@ def measure_start(request: StartRequest, observer: Observer, begun_ns: int, cach
     observer.unwatch_launches()
     say("steady state")
     early, samples, recompilations, status, reason = _steady(call, request, observer)
+    if request.start in COMPILED and not compilations and status is Status.OK:
+        status, reason, samples = Status.ERROR, NOTHING_COMPILED, []
     notes = [f"this torch has no {name}, its time is not attributed" for name in observer.missing]
     if request.configuration and request.configuration.mode == "reduce-overhead" and not _cuda(request):
         notes.append("reduce-overhead records CUDA graphs, and there are none on a CPU: this is the default mode")
@@ -229,13 +233,12 @@ def _memory(cuda: bool) -> Memory:
         process = 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     if process is None:
         process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    helpers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     device = None
     if cuda:
         import torch
 
         device = int(torch.cuda.max_memory_allocated())
-    return Memory(process_bytes=process, helpers_bytes=helpers or None, device_bytes=device)
+    return Memory(process_bytes=process, device_bytes=device)
 
 
 def _save_artifacts(request: StartRequest, say: Say) -> tuple[int | None, int | None]:

@@ -45,8 +45,9 @@ def call_through(request: StreamRequest, observer: Observer, say: Say) -> Stream
     from fuselab.startup.subject import build, experiment_of
 
     say("importing")
-    observer.watch_compiler()
-    observer.unwatch_launches()
+    if request.strategy is not Strategy.EAGER:
+        observer.watch_compiler()
+        observer.unwatch_launches()
     experiment = experiment_of(request.subject)
     built = build(request.subject, experiment)
     say("building inputs")

@@ -100,28 +100,40 @@ def compiled(function: Implementation, configuration: Configuration) -> Implemen
             "modules of one class",
             hint="leave --scope regional out",
         )
-    for block in blocks:
-        block.compile(mode=mode, dynamic=configuration.dynamic)
+    for container, name, block in blocks:
+        if type(block).__module__.startswith("torch."):
+            # Dynamo does not enter torch's own files by itself: block.compile() would run in eager and say nothing.
+            setattr(container, name, torch.compile(block, mode=mode, dynamic=configuration.dynamic))
+        else:
+            block.compile(mode=mode, dynamic=configuration.dynamic)
     return function
 
 
-def repeated_blocks(function: Any) -> list[torch.nn.Module]:
-    """Modules of one class that stand side by side in a ModuleList or Sequential, the outermost; none in a function."""
+def repeated_blocks(function: Any) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
+    """Modules of one class that stand side by side in a ModuleList or Sequential, the outermost; none in a function.
+
+    Each comes with the container that it stands in and its name there.
+    """
     import torch
 
     if not isinstance(function, torch.nn.Module):
         return []
-    found: list[torch.nn.Module] = []
+    found: list[tuple[torch.nn.Module, str, torch.nn.Module]] = []
 
     def visit(module: torch.nn.Module) -> None:
-        children = list(module.children())
+        children = dict(module.named_children())
+        repeated: dict[str, torch.nn.Module] = {}
         if isinstance(module, torch.nn.ModuleList | torch.nn.Sequential):
-            kinds = [type(child) for child in children]
-            repeated = [c for c in children if kinds.count(type(c)) > 1 and any(True for _ in c.children())]
-            found.extend(repeated)
-            children = [c for c in children if c not in repeated]
-        for child in children:
-            visit(child)
+            kinds = [type(child) for child in children.values()]
+            repeated = {
+                name: child
+                for name, child in children.items()
+                if kinds.count(type(child)) > 1 and any(True for _ in child.children())
+            }
+            found.extend((module, name, child) for name, child in repeated.items())
+        for name, child in children.items():
+            if name not in repeated:
+                visit(child)
 
     visit(function)
     return found

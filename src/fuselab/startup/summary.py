@@ -88,6 +88,7 @@ def stream_summary(stream: Sequence[Shapes], records: Sequence[StreamRecord]) ->
         stream=list(stream),
         totals=[*possible, *rest],
         cheapest=first.strategy if first else None,
+        cheapest_compiled=next((t.strategy for t in possible if t.strategy is not Strategy.EAGER), None),
         resolved=resolved,
         records=list(records),
     )
