@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - as everybody writes it
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 WIDTHS = (256, 1024, 4096, 16384)
@@ -172,6 +172,7 @@ def compile_for_real(names: list[str], into: Path) -> None:
         started = time.perf_counter()
         found: dict[str, Any] = {"case": name, "kernels": [], "libraries": [], "error": ""}
         torch.compiler.reset()
+        function = inputs = None
         try:
             experiment = experiment_from(case.target, case.arguments)
             (workload,) = experiment.workloads("quick", "cuda")
@@ -185,8 +186,9 @@ def compile_for_real(names: list[str], into: Path) -> None:
             found["error"] = f"{type(error).__name__}: {str(error)[:500]}"
         found["seconds"] = round(time.perf_counter() - started, 2)
         (into / f"{_safe(name)}.json").write_text(json.dumps(found))
-        del function, inputs
-        torch.cuda.empty_cache()
+        function = inputs = None  # the next case may need the memory
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _described(kernels: list[tuple[Any, Path]]) -> dict[str, Any]:
@@ -327,7 +329,7 @@ def main() -> int:
     parser.add_argument("--cases", default="", help="only cases whose name contains one of these, with commas between")
     parser.add_argument("--way", choices=("described", "rewritten"), default=None)
     parser.add_argument("--jobs", type=int, default=0, help="described processes beside each other")
-    parser.add_argument("--real-jobs", type=int, default=4, help="processes on the GPU beside each other")
+    parser.add_argument("--real-jobs", type=int, default=6, help="processes on the GPU beside each other")
     parser.add_argument("--real", nargs="*", default=None, help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()

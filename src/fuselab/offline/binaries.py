@@ -1,8 +1,8 @@
 """What a compiled kernel takes of a device, read from its binary: no driver, no tool. Pure: bytes in, figures out.
 
-NVIDIA's cubin is an ELF file whose ``.nv.info`` section lists attributes (format, attribute, size, payload), among them
-the registers and the stack frame of each function. AMD's code object carries a MessagePack note of type 32, described in
-LLVM's "User Guide for AMDGPU Backend", code object V5 metadata.
+NVIDIA's cubin is an ELF file whose ``.nv.info`` section lists attributes (format, attribute, size, payload), among
+them the registers and the stack frame of each function. AMD's code object carries a MessagePack note of type 32, see
+LLVM's "User Guide for AMDGPU Backend", code object V5.
 """
 
 from __future__ import annotations

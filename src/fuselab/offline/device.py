@@ -91,6 +91,16 @@ class _NoDevice:
         return lambda *_args, **_kwargs: None
 
 
+def _stream() -> Any:
+    """The default stream: of torch's own kind, which autograd insists on."""
+    import torch
+
+    try:
+        return torch.Stream(stream_id=0, device_index=0, device_type=1)
+    except (RuntimeError, TypeError):  # without the C++ half, on a build that knows no such device
+        return _NoDevice()
+
+
 class Description:
     """A device, described to this process."""
 
@@ -132,8 +142,8 @@ class Description:
             "is_bf16_supported": lambda *_a, **_k: True,
             "is_tf32_supported": lambda: not is_amd(target),
             "synchronize": lambda _d=None: None,
-            "current_stream": lambda _d=None: _NoDevice(),
-            "default_stream": lambda _d=None: _NoDevice(),
+            "current_stream": lambda _d=None: _stream(),
+            "default_stream": lambda _d=None: _stream(),
             "set_stream": lambda _s: None,
             "_set_stream_by_id": lambda *_a, **_k: None,
             "is_current_stream_capturing": lambda: False,

@@ -14,6 +14,10 @@ __all__ = ["comparable_source", "differences"]
 _DEVICE = re.compile(r"'device': DeviceProperties\((?:[^()]|\([^()]*\))*\),?\s?")
 _HASHES = re.compile(r"'backend_hash': '[0-9A-Fa-f]+',?\s?")
 _PATHS = re.compile(r"'[^']*/[^']*\.py'")
+_NAMED = 4
+"""Kernels that a sentence names."""
+_OCCUPANCY_APART = 0.1
+
 _LIBRARIES = {
     "cudnn": "cuDNN's attention",
     "flash": "flash attention",
@@ -25,8 +29,8 @@ def comparable_source(source: str, *, device: bool = False) -> str:
     """A generated kernel's source without paths and hashes and, unless ``device``, without the device's properties.
 
     Example:
-        >>> comparable_source("x = 1  # {'device': DeviceProperties(type='cuda', index=0, cc=90), 'backend_hash': 'A1'}")
-        "x = 1  # {}"
+        >>> comparable_source("{'device': DeviceProperties(type='cuda', index=0, cc=90), 'backend_hash': 'A1'}")
+        '{}'
     """
     text = source if device else _DEVICE.sub("", source)
     text = _HASHES.sub("", text)
@@ -97,16 +101,31 @@ def _kernel_sets(a: WorkloadResult, b: WorkloadResult, first: TargetResult, othe
 def _sources(a: WorkloadResult, b: WorkloadResult, first: TargetResult, other: TargetResult) -> list[str]:
     mine, theirs = _triton(a), _triton(b)
     common = [key for key in mine if key in theirs]
-    changed = [
-        key[1]
-        for key in common
-        if comparable_source(_read(first.run, mine[key].source)) != comparable_source(_read(other.run, theirs[key].source))
-    ]
+    settings: list[str] = []
+    bodies: list[str] = []
+    for key in common:
+        before = comparable_source(_read(first.run, mine[key].source))
+        after = comparable_source(_read(other.run, theirs[key].source))
+        if before != after:
+            (settings if _body(before) == _body(after) else bodies).append(key[1])
     if not common:
         return []
-    if not changed:
-        return [f"all {len(common)} kernels that both have are the same Triton source, compiled for {other.arch}"]
-    return [f"{len(changed)} of {len(common)} kernels have another Triton source: {', '.join(changed[:4])}"]
+    same = len(common) - len(settings) - len(bodies)
+    said = [f"{same} of {len(common)} kernels that both have are the same Triton source, compiled for {other.arch}"]
+    if settings:
+        said.append(f"{len(settings)} have the same body and other settings of Inductor: {_listed(settings)}")
+    if bodies:
+        said.append(f"{len(bodies)} have another body: {_listed(bodies)}")
+    return said
+
+
+def _body(source: str) -> str:
+    """The function itself, without what Inductor's decorators say."""
+    return source.partition("@triton.jit")[2]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _configurations(a: WorkloadResult, b: WorkloadResult, first: TargetResult) -> list[str]:
@@ -116,9 +135,13 @@ def _configurations(a: WorkloadResult, b: WorkloadResult, first: TargetResult) -
         before = mine.get(key)
         if before is None or not kernel.config or not before.config:
             continue
-        changed = _changed({**before.config, "num_warps": before.num_warps}, {**kernel.config, "num_warps": kernel.num_warps})
+        changed = _changed(
+            {**before.config, "num_warps": before.num_warps}, {**kernel.config, "num_warps": kernel.num_warps}
+        )
         if changed:
-            found.append(f"{key[1]}: {changed} (the heuristic's first choice depends on the device: {first.target} first)")
+            found.append(
+                f"{key[1]}: {changed} (the heuristic's first choice depends on the device: {first.target} first)"
+            )
     return found
 
 
@@ -128,7 +151,7 @@ def _changed(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def _resources(a: WorkloadResult, b: WorkloadResult, first: TargetResult) -> list[str]:
-    """The kernel whose occupancy or spills differ most, and what limits it."""
+    """Kernels that spill on one of the two, and those of which other many threads are resident."""
     mine, theirs = _triton(a), _triton(b)
     found = []
     for key, kernel in theirs.items():
@@ -137,15 +160,26 @@ def _resources(a: WorkloadResult, b: WorkloadResult, first: TargetResult) -> lis
             continue
         if (kernel.spills or 0) != (before.spills or 0):
             found.append(f"{key[1]}: {kernel.spills or 0} spilled registers, {before.spills or 0} on {first.target}")
-        if kernel.occupancy is not None and before.occupancy is not None:
-            apart = kernel.occupancy - before.occupancy
-            if abs(apart) >= 0.1:
-                found.append(
-                    f"{key[1]}: occupancy {kernel.occupancy:.0%}, {before.occupancy:.0%} on {first.target}: "
-                    f"{kernel.registers} registers instead of {before.registers}, {kernel.num_warps} warps instead of "
-                    f"{before.num_warps}"
-                )
+        if kernel.occupancy is None or before.occupancy is None:
+            continue
+        if abs(kernel.occupancy - before.occupancy) >= _OCCUPANCY_APART:
+            found.append(
+                f"{key[1]}: occupancy {kernel.occupancy:.0%}, {before.occupancy:.0%} on {first.target} "
+                f"({_resources_changed(before, kernel)})"
+            )
     return found
+
+
+def _resources_changed(before: KernelResult, after: KernelResult) -> str:
+    pairs = {
+        "registers": (before.registers, after.registers),
+        "bytes of shared memory": (before.shared_bytes, after.shared_bytes),
+        "warps": (before.num_warps, after.num_warps),
+    }
+    changed = [f"{now} {what} instead of {then}" for what, (then, now) in pairs.items() if then != now]
+    return (
+        ", ".join(changed) or "the same kernel; the device has another number of multiprocessors or of threads on each"
+    )
 
 
 def _read(run: str, path: str) -> str:

@@ -82,7 +82,7 @@ def needed(module: str, *names: str) -> Any:
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
         raise SetupError(
-            f"torch {torch.__version__} has no {'.'.join([module, *names])}, which inspecting for a described device needs",
+            f"torch {torch.__version__} has no {'.'.join([module, *names])}, which describing a device needs",
             hint="use a torch that fuselab was tried with (2.11 to 2.15), or report this name",
         ) from error
     return found
@@ -141,7 +141,7 @@ def answer_device_interface(put: Put) -> None:
         "get_raw_stream": lambda _d: 0,
         "is_available": lambda: True,
     }.items():
-        put(interface, name, staticmethod(answer))
+        put(interface, name, staticmethod(answer))  # type: ignore[arg-type]
     put(worker, "current_device", staticmethod(lambda: 0))
     put(worker, "get_device_properties", staticmethod(lambda d=None: torch.cuda.get_device_properties(d)))
 
@@ -245,7 +245,7 @@ def nothing_is_benchmarked(say: Callable[[str], None]) -> None:
     Args:
         say: called with what was left open, once for each place.
     """
-    pad = importlib.import_module("torch._inductor.fx_passes.pad_mm")
+    pad: Any = importlib.import_module("torch._inductor.fx_passes.pad_mm")
     if hasattr(pad, "should_pad_bench"):
 
         def not_padded(*_args: Any, **_kwargs: Any) -> bool:

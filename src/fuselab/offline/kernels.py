@@ -40,6 +40,12 @@ class KernelWatch:
         if launchers:
             autotuner.launchers[:] = launchers[:1]
 
+    def found(self, name: str, candidates: list[Candidate]) -> None:
+        """A hand-written kernel's configurations; where none of them fits on the device it has failed."""
+        self.candidates[name] = candidates
+        if candidates and all(candidate.problem for candidate in candidates):
+            self.failures.append(KernelFailure(kernel=name, error=candidates[0].problem))
+
     def completed(self, kernel: Kernel, into: Path) -> Kernel:
         """The kernel's record, its card saying how the configuration was chosen and which the others are."""
         candidates = self.candidates.get(kernel.name)

@@ -12,7 +12,7 @@ from fuselab.targets import Target
 __all__ = ["Answer", "Candidate", "KernelFailure", "LibraryCall", "Request", "Way"]
 
 Way = str
-"""``described``: fake CUDA tensors from the start. ``rewritten``: traced on the CPU, devices rewritten before lowering."""
+"""``described``: fake CUDA tensors from the start. ``rewritten``: traced on the CPU, rewritten before lowering."""
 
 DESCRIBED, REWRITTEN = "described", "rewritten"
 

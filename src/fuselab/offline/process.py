@@ -6,13 +6,15 @@ import importlib.metadata
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from fuselab.errors import FuselabError
-from fuselab.experiment import Experiment, VariantKind, load_registry
+from fuselab.experiment import Experiment, load_registry
 from fuselab.offline import guard, internals
 from fuselab.offline.calls import Calls
 from fuselab.offline.device import Description, capability, is_amd
 from fuselab.offline.kernels import KernelWatch
+from fuselab.offline.launched import compile_from_arguments, hand_written
 from fuselab.offline.messages import DESCRIBED, Answer, Request
 from fuselab.offline.tracing import Tracer, needs_values
 
@@ -21,7 +23,7 @@ __all__ = ["ANSWER", "carry_out"]
 ANSWER = "answer.json"
 
 CUDNN = 91900
-"""cuDNN that a CPU build is taken to come with: that of torch's CUDA 13 wheels. Which attention is taken depends on it."""
+"""cuDNN that a CPU build is taken to come with, that of torch's CUDA 13 wheels; the choice of an attention asks."""
 
 
 def carry_out(request: Request) -> Answer:
@@ -40,6 +42,7 @@ def carry_out(request: Request) -> Answer:
         library.describe(capability(request.target), 0 if amd else _cudnn(), rocm=amd)
     if described:
         description.to_compiler()
+        internals.launch_without_storage()
     if internals.has_triton():
         versions["triton"] = importlib.metadata.version("triton")
     internals.settings({"fx_graph_cache": False, "compile_threads": 1})
@@ -61,8 +64,11 @@ def carry_out(request: Request) -> Answer:
     with capture(Path(request.into), variant=request.variant, workload=request.workload.key) as captured:
         try:
             experiment = _experiment(request)
-            if experiment.variant(request.variant).kind is VariantKind.TRITON:
-                tracer.launch(experiment, request)
+            kernel = _hand_written(request, tracer)
+            if kernel is not None:
+                name = request.file_target.rpartition(":")[2]
+                most = request.target.shared_bytes_per_block
+                watch.found(name, compile_from_arguments(kernel, name, request.arguments, tracer.mode, most))
             else:
                 tracer.compile(experiment, request)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything; what was captured stands
@@ -89,6 +95,20 @@ def _experiment(request: Request) -> Experiment:
 
         return experiment_from(request.file_target, request.arguments, seed=request.seed)
     return load_registry()[request.experiment]
+
+
+def _hand_written(request: Request, tracer: Tracer) -> Any:
+    """The user's own ``@triton.jit`` function, where that is what was named."""
+    if not request.file_target or request.way != DESCRIBED:
+        return None
+    from fuselab.experiments.user_file import UserFile
+
+    path, _, name = request.file_target.rpartition(":")
+    if "triton" not in Path(path).read_text(encoding="utf-8", errors="replace"):
+        return None
+    with tracer.mode:
+        target = UserFile(Path(path), request.seed).take(name).target
+    return target if hand_written(target) is not None else None
 
 
 def _cudnn() -> int:

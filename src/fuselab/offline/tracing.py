@@ -50,6 +50,11 @@ class Tracer:
         self._calls = calls
         self._fake = internals.fake_mode()
 
+    @property
+    def mode(self) -> Any:
+        """The mode in which tensors are made without storage."""
+        return self._fake
+
     def compile(self, experiment: Experiment, request: Request) -> None:
         """Forward, and backward where it is wanted and possible; the graphs that come by are lowered."""
         import torch
@@ -59,18 +64,11 @@ class Tracer:
         backend = self._backend(variant.compile_options or CompileOptions())
         self._differentiate(torch.compile(function, backend=backend, dynamic=False), function, inputs, request)
 
-    def launch(self, experiment: Experiment, request: Request) -> None:
-        """A hand-written kernel, launched on tensors without storage: compiled for the device, run by nobody."""
-        internals.launch_without_storage()
-        function, inputs = self._program(experiment, request)
-        self._differentiate(function, function, inputs, request)
-
     def _differentiate(self, called: Any, function: Implementation, inputs: Inputs, request: Request) -> None:
         import torch
         from torch.utils._pytree import tree_leaves
 
-        with self._fake if called is function else nullcontext():
-            outputs = called(*inputs.args, **inputs.kwargs)
+        outputs = called(*inputs.args, **inputs.kwargs)
         if Direction.BACKWARD not in request.directions:
             return
         roots = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
@@ -115,7 +113,7 @@ class Tracer:
 
         return backend
 
-    def _standing_in(self, graph: torch.fx.GraphModule) -> Callable[[list[Any]], list[Any]]:
+    def _standing_in(self, graph: torch.fx.GraphModule) -> Callable[[list[Any]], Any]:
         """What a lowered graph would return, without storage: shapes, strides and dtypes as they were traced."""
         import torch
 
@@ -142,8 +140,7 @@ class Tracer:
                 for output in outputs
             ]
 
-        run._boxed_call = True  # type: ignore[attr-defined] - AOTAutograd hands over the list itself
-        return run
+        return _takes_a_list(run)
 
 
 def _modules_move_by_replacing() -> None:
@@ -161,9 +158,9 @@ def _modules_move_by_replacing() -> None:
                     with torch.no_grad():
                         made[id(old)] = (old, Parameter(function(old), old.requires_grad))
                 module._parameters[name] = made[id(old)][1]
-            for name, old in list(module._buffers.items()):
-                if old is not None:
-                    module._buffers[name] = made.setdefault(id(old), (old, function(old)))[1]
+            for name, buffer in list(module._buffers.items()):
+                if buffer is not None:
+                    module._buffers[name] = made.setdefault(id(buffer), (buffer, function(buffer)))[1]
         return self
 
     Module._apply = apply  # type: ignore[assignment, method-assign]
@@ -174,7 +171,7 @@ class _Moved:
 
     def __init__(self, mode: Any) -> None:
         self._mode = mode
-        self._seen: dict[int, tuple[Any, Any]] = {}
+        self._seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         import torch
@@ -195,7 +192,12 @@ def _interpreted(graph: torch.fx.GraphModule) -> Callable[[list[Any]], Any]:
         arguments.clear()
         return torch.fx.Interpreter(graph).run(*given)
 
-    run._boxed_call = True  # type: ignore[attr-defined]
+    return _takes_a_list(run)
+
+
+def _takes_a_list(run: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+    """Say that AOTAutograd may hand over the list itself, to be emptied."""
+    vars(run)["_boxed_call"] = True
     return run
 
 

@@ -16,7 +16,6 @@ from fuselab.report.text import one_line, printable
 
 __all__ = ["inspection_view"]
 
-_NAME = 46
 _SENTENCE = 400
 _CALLS_SHOWN = 24
 
@@ -29,11 +28,13 @@ class _Row:
 
 
 def inspection_view(found: Inspection) -> RenderableType:
-    """A table a workload, the targets beside each other; below it what differs, what failed, and where everything is."""
+    """A table a workload, the targets beside each other; below it what differs, what failed, and where all of it is."""
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     parts: list[RenderableType] = [
         Text.assemble(
-            (printable(found.experiment), "bold"), f"  {found.variant}, {versions or 'no torch'}: ", (found.note, "yellow")
+            (printable(found.experiment), "bold"),
+            f"  {found.variant}, {versions or 'no torch'}: ",
+            (found.note, "yellow"),
         )
     ]
     for index in range(len(found.targets[0].workloads)):
@@ -49,14 +50,17 @@ def _workload(targets: Sequence[TargetResult], index: int) -> Iterator[Renderabl
     yield Text(printable(results[0].workload), "bold")
     rows = _rows(results)
     if rows:
+        yield from _names(rows)
         yield _table(targets, rows)
-        yield Text("a kernel's cell: registers a thread (+ spilled), shared bytes, warps, occupancy, limiter", "dim")
+        yield Text("registers a thread (+spilled)/shared bytes/warps, occupancy, what is expected to limit it", "dim")
     yield from _calls(results)
     for target, result in zip(targets, results, strict=True):
         if not result.ok:
             yield Text(f"{target.target}: {printable(result.reason, chr(10))}", "red", overflow="fold")
         for failure in result.failures:
-            text = f"{target.target}: {printable(failure.kernel)} does not compile: {one_line(failure.error, _SENTENCE)}"
+            text = (
+                f"{target.target}: {printable(failure.kernel)} does not compile: {one_line(failure.error, _SENTENCE)}"
+            )
             yield Text(text, "red", overflow="fold")
     yield from _said("what differs", differences(targets, index))
     for text, names in _by_target(targets, [r.warnings for r in results]):
@@ -76,20 +80,28 @@ def _rows(results: Sequence[WorkloadResult]) -> list[_Row]:
 
 
 def _table(targets: Sequence[TargetResult], rows: Sequence[_Row]) -> Table:
+    """A kernel's name over its figures, so that six targets fit beside each other."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("kernel", overflow="fold", ratio=2)
-    table.add_column("runs", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for target in targets:
         table.add_column(f"{target.target} {target.arch}", overflow="fold")
-    direction = ""
-    for row in sorted(rows, key=lambda r: r.direction != "forward"):
-        if row.direction != direction:
-            direction = row.direction
-            table.add_row(Text(direction, "bold"), *[""] * (len(targets) + 1))
-        first = next(kernel for kernel in row.cells if kernel is not None)
-        launches = figures.NOTHING if first.launches is None else str(first.launches)
-        table.add_row(Text(f"  {one_line(row.name, _NAME)}"), launches, *[_cell(kernel) for kernel in row.cells])
+    for number, row in enumerate(sorted(rows, key=lambda r: r.direction != "forward"), 1):
+        table.add_row(Text(f"{number}", "bold"), *[_cell(kernel) for kernel in row.cells])
     return table
+
+
+def _names(rows: Sequence[_Row]) -> Iterator[Text]:
+    """Kernels by number, with how often a call launches them."""
+    for number, row in enumerate(sorted(rows, key=lambda r: r.direction != "forward"), 1):
+        first = next(kernel for kernel in row.cells if kernel is not None)
+        times = f" x{first.launches}" if first.launches and first.launches > 1 else ""
+        yield Text.assemble(
+            (f"{number:3} ", "bold"),
+            (f"{row.direction:9}", "dim"),
+            printable(row.name),
+            (times, "dim"),
+            overflow="fold",
+        )
 
 
 def _cell(kernel: KernelResult | None) -> Text:
@@ -100,14 +112,14 @@ def _cell(kernel: KernelResult | None) -> Text:
     if kernel.registers is None:
         return Text("not compiled", "yellow")
     spilled = f"+{kernel.spills}" if kernel.spills else ""
-    words = [f"{kernel.registers}{spilled} regs", f"{kernel.shared_bytes or 0} B", f"{kernel.num_warps} warps"]
+    words = f"{kernel.registers}{spilled}/{kernel.shared_bytes or 0}/{kernel.num_warps}"
     if kernel.occupancy is not None:
-        words.append(f"{kernel.occupancy:.0%}")
+        words += f" {kernel.occupancy:.0%}"
     if kernel.limiter:
-        words.append(kernel.limiter)
+        words += f" {kernel.limiter}"
     if kernel.predicted_ns is not None and kernel.predicted_error is not None:
-        words.append(f"predicted {kernel.predicted_ns / 1e3:.1f} us +-{kernel.predicted_error:.0%}")
-    return Text(", ".join(words), "yellow" if kernel.spills else "")
+        words += f" {kernel.predicted_ns / 1e3:.3g}us+-{kernel.predicted_error:.0%}"
+    return Text(words, "yellow" if kernel.spills else "")
 
 
 def _calls(results: Sequence[WorkloadResult]) -> Iterator[RenderableType]:

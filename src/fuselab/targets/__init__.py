@@ -1,7 +1,7 @@
 """Described devices: what code can be generated for, and what peaks a measurement is held against, without the device.
 
-Data: ``targets.toml``, each figure the vendor's with the document that it is from; what no document states is None, never
-guessed. Another file of that form adds devices (``read``).
+Data: ``targets.toml``, each figure the vendor's with the document that it is from; what no document states is None,
+never guessed. Another file of that form adds devices (``read``).
 Peaks are dense (no structured sparsity) at the boost clock. Detecting the device that is present is ``device``'s job.
 """
 
