@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from fuselab.cli.app import Json, app, print_json
 from fuselab.errors import UsageError
+
+if TYPE_CHECKING:
+    from fuselab.env_vars.catalogue import Dead
+    from fuselab.env_vars.installation import Installation
 
 
 @app.command()
@@ -33,44 +38,60 @@ def env(
     """Explain the environment variables of torch and triton, with this machine's values."""
     from fuselab.env_vars.catalogue import catalogue
     from fuselab.env_vars.installation import Installation
-    from fuselab.report import env as view
 
     if sum((is_set, dead, probe)) > 1:
         raise UsageError("--set, --dead and --probe ask for different things", hint="give one of them")
-    known, installation, console = catalogue(), Installation.here(), Console()
+    if dead and name is not None:
+        raise UsageError(f"--dead lists them all; {name!r} is one too many", hint=f"fuselab env {name}")
+    installation = Installation.here()
+    failed = False
     if is_set:
-        from fuselab.env_vars.findings import report_of
-        from fuselab.env_vars.script import report_of_script
-
-        report = report_of(os.environ, installation) if name is None else report_of_script(Path(name), installation)
-        if as_json:
-            print_json(view.report_document(report))
-        else:
-            console.print(view.report_view(report))
-    elif dead:
-        if name is not None:
-            raise UsageError(f"--dead lists them all; {name!r} is one too many", hint=f"fuselab env {name}")
-        if as_json:
-            print_json({"dead": known.dead})
-        else:
-            console.print(view.dead_table(known.dead))
+        document, shown = _what_is_set(name, installation)
     elif probe:
-        from fuselab.env_vars.probes import run_probes
-
-        outcomes = run_probes(None if name is None else [known.find(name).name])
-        if as_json:
-            print_json({"outcomes": outcomes})
-        else:
-            console.print(view.outcomes_view(outcomes))
-        if any(outcome.passed is False for outcome in outcomes):
-            raise typer.Exit(1)
-    elif name is not None:
-        variable = known.find(name)
-        if as_json:
-            print_json(view.variable_document(variable, installation, os.environ))
-        else:
-            console.print(view.variable_page(variable, installation, os.environ))
-    elif as_json:
-        print_json(view.env_document(known.variable, installation, os.environ))
+        document, shown, failed = _probed(name)
     else:
-        console.print(view.env_table(known.variable, installation, os.environ))
+        document, shown = _explained(name, installation, catalogue().dead if dead else None)
+    if as_json:
+        print_json(document)
+    else:
+        Console().print(shown)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _explained(name: str | None, installation: Installation, dead: Sequence[Dead] | None) -> tuple[Any, Any]:
+    from fuselab.env_vars.catalogue import catalogue
+    from fuselab.report import env as view
+
+    if dead is not None:
+        return {"dead": dead}, view.dead_table(dead)
+    if name is None:
+        variables = catalogue().variable
+        return (
+            view.env_document(variables, installation, os.environ),
+            view.env_table(variables, installation, os.environ),
+        )
+    variable = catalogue().find(name)
+    return (
+        view.variable_document(variable, installation, os.environ),
+        view.variable_page(variable, installation, os.environ),
+    )
+
+
+def _what_is_set(script: str | None, installation: Installation) -> tuple[Any, Any]:
+    from fuselab.env_vars.findings import report_of
+    from fuselab.env_vars.script import report_of_script
+    from fuselab.report import env as view
+
+    report = report_of(os.environ, installation) if script is None else report_of_script(Path(script), installation)
+    return view.report_document(report), view.report_view(report)
+
+
+def _probed(name: str | None) -> tuple[Any, Any, bool]:
+    from fuselab.env_vars.catalogue import catalogue
+    from fuselab.env_vars.probes import run_probes
+    from fuselab.report import env as view
+
+    outcomes = run_probes(None if name is None else [catalogue().find(name).name])
+    failed = any(outcome.passed is False for outcome in outcomes)
+    return view.outcomes_document(outcomes), view.outcomes_view(outcomes), failed

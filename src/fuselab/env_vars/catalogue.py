@@ -185,7 +185,9 @@ def _unknown(name: str, known: Catalogue) -> UnknownNameError:
     question = f"; did you mean {nearest!r}?" if nearest and not dead else ""
     words = f"no version of torch or triton reads {dead.name}" if dead else f"unknown environment variable {name!r}"
     error.message = words + question
-    error.hint = f"use {dead.use}" if dead else "`fuselab env` lists them all; `fuselab env --dead` those that nothing reads"
+    error.hint = (
+        f"use {dead.use}" if dead else "`fuselab env` lists them all; `fuselab env --dead` those that nothing reads"
+    )
     error.args = (error.message,)
     return error
 
@@ -203,7 +205,9 @@ def nearest_name(name: str, known: Catalogue) -> str | None:
     if near:
         return near[0]
     words = set(name.upper().split("_")) - {"TORCH", "TORCHINDUCTOR", "TORCHDYNAMO", "TRITON", "PYTORCH", ""}
-    scored = [(len(words & set(other.split("_"))) / max(1, len(set(other.split("_")))), other) for other in known.by_name]
+    scored = [
+        (len(words & set(other.split("_"))) / max(1, len(set(other.split("_")))), other) for other in known.by_name
+    ]
     best = max(scored, default=(0.0, ""))
     return best[1] if best[0] >= 0.3 else None
 

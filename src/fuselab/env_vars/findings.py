@@ -146,7 +146,11 @@ def dead_finding(name: str, known: Catalogue, where: str = "") -> Finding:
     dead = known.dead_by_name[name]
     note = f"; {dead.note[0].lower()}{dead.note[1:].rstrip('.')}" if dead.note else ""
     return Finding(
-        kind=Kind.DEAD, names=(name,), message=f"no torch and no triton reads {name}{note}", remedy=dead.use, where=where
+        kind=Kind.DEAD,
+        names=(name,),
+        message=f"no torch and no triton reads {name}{note}",
+        remedy=dead.use,
+        where=where,
     )
 
 

@@ -129,7 +129,9 @@ class Installation:
                 text = path.read_bytes()
                 if name.encode() in text:
                     file = path.relative_to(root).as_posix()
-                    found += [file] if any(r.name == name for r in scan_source(text.decode(errors="replace"), file)) else []
+                    found += (
+                        [file] if any(r.name == name for r in scan_source(text.decode(errors="replace"), file)) else []
+                    )
         for package, root in self.roots.items():
             found += [p.relative_to(root).as_posix() for p in _libraries(root / package) if library_holds(p, name)]
         return found

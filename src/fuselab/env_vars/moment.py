@@ -1,9 +1,9 @@
 """``fuselab.env(NAME=value)``: a variable set at a moment when it works, or an error that says why it cannot.
 
 What has not been read yet is set in the environment. What a configuration module has read while it was imported is set
-in the fields that the variable fills: the module's source is run once more, out of sight, with and without the variable,
-and the fields that differ are those. What C++ or a cache has read once and for all is refused, with the way out. The
-environment is set in every case, so that processes started meanwhile see it, and everything is put back.
+in the fields that the variable fills: the module's source is run once more, out of sight, with and without the
+variable, and the fields that differ are those. What C++ or a cache has read once and for all is refused, with the way
+out. The environment is set in every case, so that processes started meanwhile see it, and everything is put back.
 """
 
 from __future__ import annotations
@@ -72,9 +72,8 @@ env = Env()
 def _settings(settings: Mapping[str, str | int | bool | None]) -> Iterator[None]:
     values = {name: _text(name, value) for name, value in settings.items()}
     variables = {name: catalogue().find(name) for name in values}
-    for name, variable in variables.items():
+    for variable in variables.values():
         _refuse_if_late(variable, values)
-        del name
     # Whatever fields differ is found out before anything is changed, so that an error leaves all as it was.
     fields = _fields({variables[name].name: value for name, value in values.items()}, list(variables.values()))
     before = {variable.name: os.environ.get(variable.name) for variable in variables.values()}

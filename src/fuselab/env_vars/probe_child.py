@@ -53,7 +53,7 @@ def threads(_into: Path, _request: Mapping[str, Any]) -> dict[str, str]:
 
     x = torch.ones(64, 64)
     torch.mm(x, x)
-    torch.nn.functional.conv2d(torch.ones(1, 8, 16, 16), torch.ones(8, 8, 3, 3))
+    torch.nn.functional.conv2d(torch.ones(4, 16, 32, 32), torch.ones(16, 16, 3, 3))
     return {
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
         "ATEN_CPU_CAPABILITY": torch.backends.cpu.get_cpu_capability(),
@@ -82,13 +82,14 @@ def of_torch(_into: Path, _request: Mapping[str, Any]) -> dict[str, str]:
         "PYTORCH_JIT": type(_scripted(plus_one)).__name__,
         "TORCH_HOME": torch.hub.get_dir(),
         "TORCH_SHOW_CPP_STACKTRACES": text,
-        "CUDA_HOME": str(cpp_extension.CUDA_HOME),
         "TORCH_EXTENSIONS_DIR": cpp_extension._get_build_directory("ours", verbose=False),
         "FX_GRAPH_SHOW_STRIDE": printed,
         "FX_GRAPH_SHOW_DEVICE": printed,
     }
     if torch.distributed.is_available():
-        seen["TORCH_DISTRIBUTED_DEBUG"] = str(torch.distributed.get_debug_level())
+        from torch.distributed.distributed_c10d import get_debug_level  # type: ignore[attr-defined]
+
+        seen["TORCH_DISTRIBUTED_DEBUG"] = str(get_debug_level())
     else:
         seen["TORCH_DISTRIBUTED_DEBUG!"] = "this torch has no torch.distributed"
     return seen
@@ -155,6 +156,14 @@ def interpret(_into: Path, _request: Mapping[str, Any]) -> dict[str, str]:
         pass
 
     return {"TRITON_INTERPRET": type(nothing).__name__}
+
+
+def assembler(into: Path, _request: Mapping[str, Any]) -> dict[str, str]:
+    """How a compile ends."""
+    from fuselab.env_vars import probe_kernels
+
+    os.environ["TRITON_CACHE_DIR"] = str(into / "cache")
+    return {"PTXAS_OPTIONS": _evidence("PTXAS_OPTIONS", probe_kernels, into / "cache", into)}
 
 
 def of_triton(into: Path, request: Mapping[str, Any]) -> dict[str, str]:
@@ -274,7 +283,7 @@ def _text(path: Path) -> str:
 
 GROUPS: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, str]]] = {
     **{"fields": fields, "threads": threads, "torch": of_torch, "dynamo": dynamo, "logs": logs},
-    **{"inductor": inductor, "interpret": interpret, "triton": of_triton},
+    **{"inductor": inductor, "interpret": interpret, "triton": of_triton, "assembler": assembler},
 }
 
 

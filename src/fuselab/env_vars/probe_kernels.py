@@ -11,7 +11,7 @@ FACTOR = 3.0
 
 
 @triton.jit
-def scaled_sum(x, y, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def scaled_sum(x, y, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """A multiplication and an addition, which fuse into one instruction by default."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     kept = at < n
@@ -21,7 +21,7 @@ def scaled_sum(x, y, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-de
 
 
 @triton.jit
-def product(x, y, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def product(x, y, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """A matrix product of one tile, in float32."""
     row = tl.arange(0, BLOCK)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
@@ -31,7 +31,7 @@ def product(x, y, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] 
 
 
 @triton.jit
-def global_reader(x, y, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def global_reader(x, y, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Reads a global of this module, which Triton does not allow by default."""
     at = tl.arange(0, BLOCK)
     tl.store(out + at, tl.load(x + at) * FACTOR, mask=at < n)

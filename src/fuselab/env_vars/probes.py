@@ -1,9 +1,9 @@
 """Live proofs: processes with a variable and without, and what they saw.
 
 Most variables fill a configuration field: one process with all of them set and one with none show every field. Others
-have an effect of their own (a file, a line, other machine code); those are looked at in ``probe_child``, grouped by what
-a process can show without one variable hiding another's effect. Both halves of a group are fresh processes with their
-own empty directories, so nothing is a cache hit and nothing of the user's is touched.
+have an effect of their own (a file, a line, other machine code); those are looked at in ``probe_child``, grouped by
+what a process can show without one variable hiding another's effect. Both halves of a group are fresh processes with
+their own empty directories, so nothing is a cache hit and nothing of the user's is touched.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from fuselab.env_vars.installation import Installation
 __all__ = ["EFFECTS", "Effect", "Outcome", "run_probes"]
 
 DEADLINE_S = 240.0
+_SHOWN = 70
 MARK = "fuselab-env-probe:"
 
 
@@ -45,7 +47,7 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     group: str
-    """``threads``, ``torch``, ``logs``, ``inductor``: set for the whole process; ``triton``, ``dynamo``: set for one step."""
+    """``triton`` and ``dynamo`` are set for one step of a process, those in ``WHOLE_PROCESS`` for all of it."""
     value: str
     """``{into}`` stands for the process's own directory."""
     looked_at: str
@@ -55,16 +57,31 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """What is set in both halves, because the variable does nothing alone."""
 
 
+class _Text:
+    """A claim about one piece of text: not there without the variable and there with it, or the other way round."""
+
+    def __init__(self, sought: str, *, comes: bool) -> None:
+        self.sought = sought
+        self.comes = comes
+
+    def __call__(self, without: str, with_: str) -> bool:
+        return (self.sought in without, self.sought in with_) == (not self.comes, self.comes)
+
+
 def _becomes(text: str) -> Callable[[str, str], bool]:
-    return lambda without, with_: text not in without and text in with_
+    return _Text(text, comes=True)
 
 
 def _goes(text: str) -> Callable[[str, str], bool]:
-    return lambda without, with_: text in without and text not in with_
+    return _Text(text, comes=False)
 
 
 def _is(before: str, after: str) -> Callable[[str, str], bool]:
     return lambda without, with_: (without, with_) == (before, after)
+
+
+def _recorded(code: str) -> bool:
+    return "RECORD_FUNCTION" in code or "RecordFunctionHandle" in code
 
 
 _COMPILED = {"TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
@@ -73,11 +90,11 @@ _DUMP = {"TRITON_DUMP_DIR": "{into}/dump"}
 EFFECTS = (
     # one process, all set: each has a place of its own to look at
     Effect(name="OMP_NUM_THREADS", group="threads", value="1", looked_at="torch.get_num_threads()",
-           claim=_is("2", "1"), along={}),
-    Effect(name="OMP_DISPLAY_ENV", group="threads", value="true", looked_at="stderr of import torch",
+           claim=_is("2", "1")),
+    Effect(name="OMP_DISPLAY_ENV", group="torch", value="true", looked_at="stderr of import torch",
            claim=_becomes("OPENMP DISPLAY ENVIRONMENT BEGIN")),
-    Effect(name="OMP_WAIT_POLICY", group="threads", value="PASSIVE", looked_at="OpenMP's own settings",
-           claim=lambda a, b: a != "'PASSIVE'" and b == "'PASSIVE'"),
+    Effect(name="OMP_WAIT_POLICY", group="threads", value="ACTIVE", looked_at="OpenMP's own settings",
+           claim=lambda a, b: "ACTIVE" not in a and "ACTIVE" in b),
     Effect(name="OMP_PROC_BIND", group="threads", value="CLOSE", looked_at="OpenMP's own settings",
            claim=lambda a, b: "CLOSE" not in a and "CLOSE" in b),
     Effect(name="GOMP_SPINCOUNT", group="threads", value="7", looked_at="OpenMP's own settings",
@@ -98,8 +115,6 @@ EFFECTS = (
            claim=_becomes("C++")),
     Effect(name="TORCH_DISTRIBUTED_DEBUG", group="torch", value="DETAIL",
            looked_at="torch.distributed.get_debug_level()", claim=_is("DebugLevel.OFF", "DebugLevel.DETAIL")),
-    Effect(name="CUDA_HOME", group="torch", value="{into}/cuda", looked_at="torch.utils.cpp_extension.CUDA_HOME",
-           claim=_becomes("/cuda")),
     Effect(name="TORCH_EXTENSIONS_DIR", group="torch", value="{into}/extensions",
            looked_at="directory of a cpp_extension build", claim=_becomes("/extensions/")),
     Effect(name="FX_GRAPH_SHOW_STRIDE", group="torch", value="1", looked_at="a printed FX graph",
@@ -125,7 +140,7 @@ EFFECTS = (
     Effect(name="TORCHINDUCTOR_SIZE_ASSERTS", group="inductor", value="0", looked_at="the generated wrapper",
            claim=_goes("assert_size_stride(")),
     Effect(name="TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE", group="inductor", value="1", looked_at="the generated C++",
-           claim=_becomes("RECORD_FUNCTION")),
+           claim=lambda a, b: _recorded(b) and not _recorded(a)),
     Effect(name="TORCHINDUCTOR_VEC_ISA_OK", group="inductor", value="0", looked_at="the generated C++",
            claim=_goes("Vectorized<float>::loadu")),
     Effect(name="TRITON_INTERPRET", group="interpret", value="1", looked_at="type of a kernel under triton.jit",
@@ -143,10 +158,8 @@ EFFECTS = (
     Effect(name="TRITON_DEFAULT_FP_FUSION", group="triton", value="0", looked_at="the PTX", claim=_goes("fma.rn.f32")),
     Effect(name="TRITON_F32_DEFAULT", group="triton", value="ieee", looked_at="the TTIR of a tl.dot",
            claim=_goes("inputPrecision = tf32")),
-    Effect(name="TRITON_MOCK_PTX_VERSION", group="triton", value="8.0", looked_at="the PTX",
-           claim=_becomes(".version 8.0")),
     Effect(name="TRITON_ALLOW_NON_CONSTEXPR_GLOBALS", group="triton", value="1",
-           looked_at="compiling a kernel that reads a global", claim=_is("NameError", "compiled")),
+           looked_at="compiling a kernel that reads a global", claim=_is("CompilationError", "compiled")),
     Effect(name="DISABLE_MMA_V3", group="triton", value="1", looked_at="the PTX of a tl.dot", claim=_goes("wgmma")),
     Effect(name="DISABLE_LLVM_OPT", group="triton", value="1", looked_at="longer LLVM IR, in lines",
            claim=lambda a, b: int(b) > int(a)),
@@ -163,14 +176,14 @@ EFFECTS = (
            claim=_becomes("NVPTX Dump")),
     Effect(name="TRITON_DUMP_PTXAS_LOG", group="triton", value="1", looked_at="stdout and stderr",
            claim=_becomes("ptxas info")),
-    Effect(name="PTXAS_OPTIONS", group="triton", value="--no-such-option", looked_at="how the compile ends",
+    Effect(name="PTXAS_OPTIONS", group="assembler", value="--no-such-option", looked_at="how the compile ends",
            claim=_is("compiled", "PTXASError")),
-    Effect(name="TRITON_ALWAYS_COMPILE", group="triton", value="1", looked_at="whether a second compile wrote the files anew",
+    Effect(name="TRITON_ALWAYS_COMPILE", group="triton", value="1", looked_at="a second compile writes the files anew",
            claim=_is("no", "yes")),
 )  # fmt: skip
 """What is looked at beyond configuration fields."""
 
-WHOLE_PROCESS = ("threads", "torch", "logs", "inductor", "interpret")
+WHOLE_PROCESS = ("threads", "torch", "logs", "inductor", "interpret", "assembler")
 
 
 def run_probes(names: Iterable[str] | None = None) -> list[Outcome]:
@@ -210,13 +223,14 @@ def _probe_fields(variables: list[Variable], installation: Installation) -> list
         if installation.in_range(variable) and installation.path(variable.files[0]):
             here.append(variable)
         else:
-            outcomes.append(_not_here(variable.name, {variable.name: variable.example}, installation.look(variable).reason))
+            outcomes.append(
+                _not_here(variable.name, {variable.name: variable.example}, installation.look(variable).reason)
+            )
     if not here:
         return outcomes
     fields = {variable.name: variable.field for variable in here}
-    without, with_ = (
-        _child("fields", settings, {"fields": fields}, [variable.name for variable in catalogue().variable])
-        for settings in ({}, {variable.name: variable.example for variable in here})
+    without, with_ = _children(
+        "fields", ({}, {variable.name: variable.example for variable in here}), {"fields": fields}
     )
     release = ".".join(installation.versions.get("torch", "").split(".")[:2])
     for variable in here:
@@ -264,18 +278,14 @@ def _probe_group(group: str, effects: list[Effect], installation: Installation) 
             outcomes.append(_not_here(effect.name, {effect.name: effect.value}, presence.reason))
     if not here:
         return outcomes
-    every = [variable.name for variable in catalogue().variable]
     along = {name: value for effect in here for name, value in effect.along.items()}
     if group in WHOLE_PROCESS:
-        base = {**along, **({"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"} if group == "threads" else {})}
+        base = {**along, **({"OMP_NUM_THREADS": "2", "OMP_DISPLAY_ENV": "verbose"} if group == "threads" else {})}
         changed = {effect.name: effect.value for effect in here}
-        if "OMP_NUM_THREADS" in changed:
-            base["MKL_NUM_THREADS"] = ""  # MKL's number would win
-        without = _child(group, base, {}, every)
-        with_ = _child(group, {**base, **changed}, {}, every)
+        without, with_ = _children(group, (base, {**base, **changed}), {})
     else:
         steps = {effect.name: {"value": effect.value, "along": effect.along} for effect in here}
-        both = _child(group, {}, {"steps": steps}, every)
+        both = _child(group, {}, {"steps": steps})
         without = {name: text for key, text in both.items() if (name := key.removesuffix("/without")) != key}
         with_ = {name: text for key, text in both.items() if (name := key.removesuffix("/with")) != key}
     for effect in here:
@@ -291,8 +301,8 @@ def _probe_group(group: str, effects: list[Effect], installation: Installation) 
                 name=effect.name,
                 settings=settings,
                 looked_at=effect.looked_at,
-                without=_short(seen[0]),
-                with_=_short(seen[1]),
+                without=_shown(effect, seen[0]),
+                with_=_shown(effect, seen[1]),
                 passed=effect.claim(seen[0], seen[1]),
             )
         )
@@ -304,13 +314,27 @@ def both_died(*answers: Mapping[str, str]) -> str:
     return next((answer["!"] for answer in answers if "!" in answer), "the process did not look at it")
 
 
-def _short(text: str) -> str:
-    line = next((line for line in text.strip().splitlines() if line.strip()), "")
-    return line if len(line) <= 60 else line[:57] + "..."
+def _shown(effect: Effect, text: str) -> str:
+    """The line of the evidence that the claim is about."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(effect.claim, _Text):
+        lines = [line for line in lines if effect.claim.sought in line] or [f"nothing with {effect.claim.sought}"]
+    line = lines[0] if lines else "nothing"
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 
-def _child(group: str, settings: Mapping[str, str], request: Mapping[str, object], every: list[str]) -> dict[str, str]:
+def _children(
+    group: str, halves: tuple[Mapping[str, str], Mapping[str, str]], request: Mapping[str, object]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Both halves of a group, side by side."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        first, second = (pool.submit(_child, group, settings, request) for settings in halves)
+        return first.result(), second.result()
+
+
+def _child(group: str, settings: Mapping[str, str], request: Mapping[str, object]) -> dict[str, str]:
     """What one fresh process saw: evidence by variable, or the reason under ``!``."""
+    every = catalogue().by_name
     with tempfile.TemporaryDirectory(prefix="fuselab-env-") as into:
         environ = {name: value for name, value in os.environ.items() if name not in every}
         environ |= {"TMPDIR": into, "HOME": into, "CXX": os.environ.get("CXX", ""), "CC": os.environ.get("CC", "")}
@@ -333,14 +357,13 @@ def _outside(group: str, seen: dict[str, str], finished: probe.Finished, into: P
     """What is seen from outside a process: its streams and its files."""
     printed = finished.output + finished.errors
     if group == "threads":
-        seen["OMP_DISPLAY_ENV"] = finished.errors
         seen["MKL_VERBOSE"] = seen["ONEDNN_VERBOSE"] = finished.output.split(MARK)[0]
         for name in ("OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_SPINCOUNT"):
             lines = [line for line in finished.errors.splitlines() if f"{name} = " in line]
             if lines:
                 seen[name] = lines[0].partition(" = ")[2]
-            elif "OPENMP DISPLAY" not in finished.errors:
-                seen[name] = "not shown"
+    elif group == "torch":
+        seen["OMP_DISPLAY_ENV"] = finished.errors
     elif group == "logs":
         seen["TORCH_LOGS"] = seen["TORCH_LOGS_FORMAT"] = printed
         log = into / "compile.log"
@@ -361,5 +384,3 @@ def probed_names() -> frozenset[str]:
     """Every variable that has a probe."""
     fields = {variable.name for variable in catalogue().variable if _shows_field(variable)}
     return frozenset(fields | {effect.name for effect in EFFECTS})
-
-

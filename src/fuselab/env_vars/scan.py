@@ -121,7 +121,9 @@ class _Module:
         self.knob_groups = {
             _last(node.value.func): node.targets[0].id
             for node in tree.body
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.targets[0], ast.Name)
+            if isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Call)
+            and isinstance(node.targets[0], ast.Name)
         }
         self.called: dict[str, _Filled] = {}
         self._calls_while_imported(tree.body, ())
@@ -154,12 +156,14 @@ class _Module:
                 own = (statement, classes) if time is ReadTime.IMPORT else None
                 children = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)]
                 blocks = [
-                    inner for child in ast.iter_child_nodes(statement)
-                    if isinstance(child, ast.excepthandler | ast.match_case) for inner in child.body
-                ]  # fmt: skip
+                    inner
+                    for child in ast.iter_child_nodes(statement)
+                    if isinstance(child, ast.ExceptHandler | ast.match_case)
+                    for inner in child.body
+                ]
                 yield from self._visit((*children, *blocks), classes, time, filled)
                 for child in ast.iter_child_nodes(statement):
-                    if not isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+                    if not isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
                         yield from self._expression(child, time, filled or own)
 
     def _time_of(
@@ -170,9 +174,7 @@ class _Module:
         cached = any("cache" in (_last(d.func if isinstance(d, ast.Call) else d)) for d in function.decorator_list)
         return (ReadTime.ONCE if cached or outer is ReadTime.ONCE else ReadTime.CALL), None
 
-    def _expression(
-        self, node: ast.AST, time: ReadTime, filled: _Filled | None
-    ) -> Iterator[Read]:
+    def _expression(self, node: ast.AST, time: ReadTime, filled: _Filled | None) -> Iterator[Read]:
         for inner in ast.walk(node):
             for name in self._names_read(inner):
                 field = self._field(*filled) if filled is not None else None
@@ -189,12 +191,16 @@ class _Module:
 
     def _names_read(self, node: ast.AST) -> list[str]:
         """The variables that one node reads itself."""
+        if isinstance(node, ast.Call):
+            return self._names_passed(node)
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and _last(node.value) == "environ":
             return self._literals([node.slice])
         if isinstance(node, ast.Compare) and any(_last(c) == "environ" for c in node.comparators):
             return self._literals([node.left])
-        if not isinstance(node, ast.Call):
-            return []
+        return []
+
+    def _names_passed(self, node: ast.Call) -> list[str]:
+        """The variables whose names a call hands to a function that reads them."""
         function = _last(node.func)
         named = [k.value for k in node.keywords if k.arg and "env" in k.arg]
         if function == _TOOL and node.args and isinstance(node.args[0], ast.Constant):
@@ -260,3 +266,31 @@ def _default(statement: ast.stmt) -> str | None:
     rule = _rule(statement)
     given = UNREADABLE if rule is None else read_as(rule, {})
     return None if given is UNREADABLE else repr(given)
+
+
+def main() -> None:
+    """Print what the installed sources read, and where the catalogue and they differ."""
+    import json
+    import sys
+
+    from fuselab.env_vars.catalogue import catalogue
+    from fuselab.env_vars.installation import Installation
+
+    installation, known = Installation.here(), catalogue()
+    reads = [read for package, root in installation.roots.items() for read in scan_tree(root, [package])]
+    missing = {
+        variable.name: presence.reason
+        for variable in known.variable
+        if (presence := installation.look(variable)).found is False
+    }
+    document = {
+        "versions": installation.versions,
+        "reads": [msgspec.to_builtins(read) for read in reads],
+        "not_catalogued": sorted({read.name for read in reads} - set(known.by_name)),
+        "catalogued_but_not_here": missing,
+    }
+    json.dump(document, sys.stdout, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,6 +31,18 @@ BRINGS_TORCH = (
 )
 """Packages whose import imports torch."""
 BRINGS_TRITON = ("triton", "liger_kernel", "flash_attn", "vllm", "xformers", "sglang")
+BY_TORCH = ("torch", "torch._logging._internal", "torch.compiler.config", "torch.fx.experimental._config",
+            "torch._subclasses.fake_tensor", "torch.distributed")  # fmt: skip
+"""What `import torch` imports of the modules that read variables then."""
+BY_TRITON = ("triton", "triton.knobs", "triton.backends")
+BY_DYNAMO = (
+    "torch._dynamo.config",
+    "torch._inductor.config",
+    "torch._functorch.config",
+    "torch._inductor.exc",
+    *BY_TRITON,
+)
+"""What the first call of torch.compile imports, as `import torch._dynamo` does."""
 _USES_CUDA = re.compile(r"\.cuda\(|device\s*=\s*['\"]cuda|\.to\(\s*['\"]cuda|torch\.cuda\.(?!is_available)\w+\(")
 _MAGIC = re.compile(r"^\s*%(?:set_)?env\s+(\w+)[ =]\s*(.*)$")
 
@@ -85,12 +97,14 @@ def report_of_script(path: Path, installation: Installation) -> Report:
 
 
 def _late(variable: Variable, where: str, module: str, line: str) -> Finding:
-    what = {"cuda": "CUDA is used", "nccl": "the process group is made"}.get(module, f"{module} is imported")
+    what = {"cuda": "CUDA is used", "nccl": "the process group is made"}.get(module, f"the import of {module}")
+    what = what if module in ("cuda", "nccl") else f"{what}, which reads it once,"
     return Finding(
         kind=Kind.LATE,
         names=(variable.name,),
-        message=f"{variable.name} is set after {what} at {line}, which reads it once",
-        remedy=variable.instead or (f"set {variable.field}, or move the line up" if variable.field else "move the line up"),
+        message=f"{variable.name} is set after {what} at {line}",
+        remedy=variable.instead
+        or (f"set {variable.field}, or move the line up" if variable.field else "move the line up"),
         where=where,
     )
 
@@ -105,22 +119,23 @@ def _late_after(variable: Variable, imported: dict[str, str]) -> tuple[str, str]
 
 def _implied(module: str) -> Iterator[str]:
     """What an import makes of the modules that read variables: a package and what it always loads."""
-    yield module
     parts = module.split(".")
-    yield from (".".join(parts[:i]) for i in range(1, len(parts)))
+    yield from (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     if parts[0] in BRINGS_TORCH:
-        yield from ("torch", "torch._logging._internal", "torch.utils._config_module")
-    if parts[0] in BRINGS_TRITON:
-        yield from ("triton", "triton.knobs")
+        yield from BY_TORCH
     if parts[:2] in (["torch", "_inductor"], ["torch", "_dynamo"]):
-        yield from ("torch._inductor.config", "torch._dynamo.config", "torch._functorch.config")
+        yield from BY_DYNAMO
+    if parts[0] in BRINGS_TRITON:
+        yield from BY_TRITON
 
 
 def _events(path: Path) -> Iterator[_Event]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="with --set the argument is a script or notebook") from error
+        raise UsageError(
+            f"{path} cannot be read: {error}", hint="with --set the argument is a script or notebook"
+        ) from error
     if path.suffix == ".ipynb":
         yield from _notebook_events(path, text)
     else:
@@ -146,7 +161,9 @@ def _source_events(text: str, place: str) -> Iterator[_Event]:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise UsageError(f"{place}:{error.lineno}: {error.msg}", hint="the file must be Python to be looked through") from error
+        raise UsageError(
+            f"{place}:{error.lineno}: {error.msg}", hint="the file must be Python to be looked through"
+        ) from error
     lines = text.splitlines()
     events: list[tuple[int, _Event]] = []
     for node in ast.walk(tree):
@@ -161,6 +178,8 @@ def _source_events(text: str, place: str) -> Iterator[_Event]:
     for number, line_text in enumerate(lines, 1):
         if _USES_CUDA.search(line_text.split("#")[0]):
             events.append((number, _Event(f"{place}:{number}", imports="cuda")))
+        if re.search(r"\btorch\.compile\b", line_text.split("#")[0]):
+            events.append((number, _Event(f"{place}:{number}", imports="torch._dynamo")))
         if "init_process_group(" in line_text:
             events.append((number, _Event(f"{place}:{number}", imports="nccl")))
     yield from (event for _, event in sorted(events, key=lambda pair: pair[0]))
@@ -170,22 +189,31 @@ def _set_by(node: ast.AST) -> Iterator[tuple[str, str]]:
     """Names and values that one node writes into the environment."""
     if isinstance(node, ast.Assign):
         for target in node.targets:
-            if isinstance(target, ast.Subscript) and _is_environ(target.value) and isinstance(target.slice, ast.Constant):
+            if (
+                isinstance(target, ast.Subscript)
+                and _is_environ(target.value)
+                and isinstance(target.slice, ast.Constant)
+            ):
                 yield str(target.slice.value), _value(node.value)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        function, arguments = node.func.attr, node.args
-        if (function == "setdefault" and _is_environ(node.func.value)) or function == "putenv":
-            if len(arguments) == 2 and isinstance(arguments[0], ast.Constant):
-                yield str(arguments[0].value), _value(arguments[1])
-        elif function == "update" and _is_environ(node.func.value):
-            for keyword in node.keywords:
-                if keyword.arg:
-                    yield keyword.arg, _value(keyword.value)
-            for argument in arguments:
-                if isinstance(argument, ast.Dict):
-                    for key, value in zip(argument.keys, argument.values, strict=True):
-                        if isinstance(key, ast.Constant):
-                            yield str(key.value), _value(value)
+        yield from _set_by_call(node, node.func)
+
+
+def _set_by_call(node: ast.Call, called: ast.Attribute) -> Iterator[tuple[str, str]]:
+    """``os.environ.setdefault(...)``, ``os.environ.update(...)`` and ``os.putenv(...)``."""
+    function, arguments = called.attr, node.args
+    if (function == "setdefault" and _is_environ(called.value)) or function == "putenv":
+        if len(arguments) == 2 and isinstance(arguments[0], ast.Constant):
+            yield str(arguments[0].value), _value(arguments[1])
+    elif function == "update" and _is_environ(called.value):
+        for keyword in node.keywords:
+            if keyword.arg:
+                yield keyword.arg, _value(keyword.value)
+        for argument in arguments:
+            if isinstance(argument, ast.Dict):
+                for key, value in zip(argument.keys, argument.values, strict=True):
+                    if isinstance(key, ast.Constant):
+                        yield str(key.value), _value(value)
 
 
 def _is_environ(node: ast.AST) -> bool:

@@ -1,7 +1,7 @@
 """How a text in the environment becomes a field's value: the expression in the source, evaluated without the source.
 
-Only expressions of plain shape are evaluated (``os.environ.get("X", "1") == "1"``, ``Config(env_name_force=...)``): names,
-comparisons and calls out of a short list. Nothing of torch's is executed.
+Only expressions of plain shape are evaluated (``os.environ.get("X", "1") == "1"``, ``Config(env_name_force=...)``):
+names, comparisons and calls out of a short list. Nothing of torch's is executed.
 """
 
 from __future__ import annotations

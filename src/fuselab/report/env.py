@@ -24,6 +24,7 @@ __all__ = [
     "dead_table",
     "env_document",
     "env_table",
+    "outcomes_document",
     "outcomes_view",
     "report_document",
     "report_view",
@@ -53,7 +54,9 @@ def shown_value(name: str, value: str) -> str:
     return MASK if names_secret(name) else scrub(value)
 
 
-def env_document(variables: Sequence[Variable], installation: Installation, environ: Mapping[str, str]) -> dict[str, Any]:
+def env_document(
+    variables: Sequence[Variable], installation: Installation, environ: Mapping[str, str]
+) -> dict[str, Any]:
     """Every variable with this machine's values, JSON-ready."""
     return {
         "versions": installation.versions,
@@ -121,11 +124,13 @@ def variable_page(variable: Variable, installation: Installation, environ: Mappi
             table.add_row(name, Text(value, style))
 
     value = environ.get(variable.name)
-    row("here", "not set" if value is None else shown_value(variable.name, value), "" if value is None else "bold green")
+    row(
+        "here", "not set" if value is None else shown_value(variable.name, value), "" if value is None else "bold green"
+    )
     row("type", variable.type)
     row("default", default_here(variable, installation))
     row("read", MOMENTS[variable.read].format(readers=" or ".join(variable.readers) or "its library"))
-    late = [event for event in variable.too_late_after()]
+    late = variable.too_late_after()
     row("set it", "before " + " or ".join(_BEFORE.get(event, f"{event} is imported") for event in late) if late else "")
     row("field", variable.field or "")
     row("instead", variable.instead or "")
@@ -174,13 +179,21 @@ def report_view(report: Report) -> RenderableType:
         parts.append(Text())
     for finding in report.findings:
         line = Text(finding.kind.value, "bold yellow").append("  ")
-        line.append(f"{finding.where}: " if finding.where else "", "dim").append(scrub(finding.message), "not bold default")
+        line.append(f"{finding.where}: " if finding.where else "", "dim").append(
+            scrub(finding.message), "not bold default"
+        )
         parts.append(line)
         if finding.remedy:
             parts.append(Text("  -> ", "yellow").append(finding.remedy, "default"))
     if report.settings and not report.findings:
         parts.append(Text("\nnothing is wrong with them", "green"))
     return Group(*parts)
+
+
+def outcomes_document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What probes saw, JSON-ready: ``with`` in place of the name that Python keeps for itself."""
+    documents = [msgspec.to_builtins(outcome) for outcome in outcomes]
+    return {"outcomes": [{name.rstrip("_"): value for name, value in one.items()} for one in documents]}
 
 
 def outcomes_view(outcomes: Sequence[Outcome]) -> RenderableType:
