@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuselab.diagnosis.records import SourceChange
@@ -16,12 +16,14 @@ def change(first, last, text, file="m.py"):
     return SourceChange(file=file, first_line=first, last_line=last, text=text)
 
 
+@settings(deadline=None)
 @given(LINES, LINES)
 def test_the_changes_between_two_texts_turn_one_into_the_other(old, new):
     before, after = "".join(old), "".join(new)
     assert applied(before, changes_between("m.py", before, after)) == after
 
 
+@settings(deadline=None)
 @given(LINES, st.integers(1, 12), st.integers(0, 3))
 def test_a_line_that_is_not_changed_is_found_again(lines, line, put_in):
     text = "".join(lines)

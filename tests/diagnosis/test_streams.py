@@ -30,7 +30,7 @@ def test_what_is_read(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    (
+    [
         "",
         "x",
         "x.0",
@@ -47,7 +47,7 @@ def test_what_is_read(text, expected):
         "@grad_mode=maybe",
         "@grad_mode.0=3",
         "0=3",
-    ),
+    ],
 )
 def test_what_is_refused(text):
     with pytest.raises(ArgumentSpecError) as caught:

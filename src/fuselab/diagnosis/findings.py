@@ -115,7 +115,7 @@ class _Join:
                 cause,
                 place,
                 event.stack,
-                reason=event.gb_type,
+                reason=_sentence(event.gb_type, event.explanation),
                 hints=event.hints,
                 function_skipped=event.skipped,
                 call=event.call,
@@ -250,6 +250,10 @@ def _user_frame(stack: Iterable[Frame]) -> Frame | None:
     in_files = [frame for frame in frames if not frame.file.startswith("<")]
     best = in_files or frames
     return best[-1] if best else None
+
+
+def _sentence(gb_type: str, explanation: str) -> str:
+    return f"{gb_type}: {explanation}" if explanation else gb_type
 
 
 def _where(place: Frame | None) -> tuple[str, int] | None:

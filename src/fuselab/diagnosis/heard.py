@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 
 from fuselab.diagnosis import internals
 
 __all__ = ["heard"]
+
+_ONLY_HERE = re.compile(r"_fuselab_user_\w+|\b0x[0-9a-f]{6,}\b")
+"""What differs from process to process: the name that a user's file is loaded under, addresses of objects."""
 
 _COMPILERS = ("torch", "triton", "sympy", "fuselab")
 """Loggers that say something while compiling; what they say is no answer of the user's function."""
@@ -37,7 +41,7 @@ def heard() -> Iterator[list[str]]:
     said += printed.getvalue().splitlines()
     said += [f"{w.category.__name__}: {w.message}" for w in caught if not w.filename.startswith(folders)]
     said += records.lines
-    said.sort()
+    said[:] = sorted(_ONLY_HERE.sub("...", line) for line in said)
 
 
 class _Records(logging.Handler):

@@ -102,7 +102,7 @@ class Prover:
         proofs = []
         for place, (index, edit) in enumerate(pairs):
             if place in accepted:
-                status, reason = self._verdict([i for i, _ in pairs], index, seen, copy)
+                status, reason = self._verdict(index, seen, copy)
             else:
                 status, reason = ProofStatus.STILL_THERE, "it changes the same lines as another edit"
             equality = seen.summary.equality if seen.summary else None
@@ -119,7 +119,7 @@ class Prover:
             )
         return proofs
 
-    def _verdict(self, indices: Sequence[int], index: int, seen: Seen, copy: _Copy) -> tuple[ProofStatus, str]:
+    def _verdict(self, index: int, seen: Seen, copy: _Copy) -> tuple[ProofStatus, str]:
         """How the edit of one finding ended, in a run with the edits of several."""
         failed = seen.usage.reason if seen.usage is not None else ""
         if seen.failure is not None:
@@ -131,7 +131,7 @@ class Prover:
         again = next((f for f in seen.findings if _same(finding, f, copy.changes)), None)
         if again is not None:
             return ProofStatus.STILL_THERE, f"{_AGAIN}{again.reason}"
-        new = self._new(indices, seen, copy)
+        new = self._new(seen, copy)
         if new is not None:
             line = f" at line {new.place.line} of the copy" if new.place else ""
             return ProofStatus.STILL_THERE, f"another {new.kind.value}{line} instead: {new.title}"
@@ -139,11 +139,10 @@ class Prover:
             return ProofStatus.DIFFERENT, equality.reason
         return ProofStatus.PROVED, ""
 
-    def _new(self, indices: Sequence[int], seen: Seen, copy: _Copy) -> Finding | None:
+    def _new(self, seen: Seen, copy: _Copy) -> Finding | None:
         """A finding of the copy that the original does not have, or has less often."""
-        kept = [f for i, f in enumerate(self.before.findings) if i not in indices]
         for found in seen.findings:
-            known = next((f for f in kept if _same(f, found, copy.changes)), None)
+            known = next((f for f in self.before.findings if _same(f, found, copy.changes)), None)
             recompiled_more = known is not None and found.kind is FindingKind.RECOMPILE and found.times > known.times
             if known is None or recompiled_more:
                 return found
@@ -161,7 +160,7 @@ class Prover:
             holds = [holds[i] for i in accepted]
             self.tell(f"checking {len(holds)} edit{'s' if len(holds) > 1 else ''} together")
             checked = self._run(copy, self.request.backend, passes=0)
-            verdicts = [self._verdict([i for i, _ in holds], index, checked, copy)[0] for index, _ in holds]
+            verdicts = [self._verdict(index, checked, copy)[0] for index, _ in holds]
             if all(verdict is ProofStatus.PROVED for verdict in verdicts):
                 return self._timed(holds, copy, checked)
             holds = holds[:-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -113,8 +114,14 @@ def _diff_view(edit: Edit) -> RenderableType:
 def _place_line(place: Frame | None) -> Text:
     if place is None:
         return Text("no line of yours was recorded", "dim")
-    text = Text(f"{printable(place.file)}:{place.line}")
+    text = Text(f"{printable(_shown(place.file))}:{place.line}")
     return text.append(f" in {printable(place.function)}", "dim") if place.function else text
+
+
+def _shown(file: str) -> str:
+    """A path as seen from the working directory, where it is below it."""
+    here = str(Path.cwd()) + "/"
+    return file.removeprefix(here)
 
 
 def _guard_words(guard: Guard) -> str:
