@@ -44,9 +44,8 @@ def storm(x):
     SEEN.append("a")
     return x @ x if len("".join(SEEN)) else x
 
-@torch.compiler.disable
 def skipped(x):
-    return x + 1
+    return torch.compiler.disable(lambda y: y + 1)(x)
 
 def aborts(x):
     os.abort()
@@ -58,7 +57,7 @@ class Stack(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.blocks = torch.nn.ModuleList(
-            torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Identity()) for _ in range(3)
+            torch.nn.Sequential(torch.nn.Linear(16, 16, bias=False), torch.nn.Identity()) for _ in range(3)
         )
 
     def forward(self, x):

@@ -77,8 +77,7 @@ def measure_start(request: StartRequest, observer: Observer, begun_ns: int, cach
         with observer.event(f"phase:{Phase.LOAD}"):
             torch.compiler.load_cache_artifacts(Path(request.package).read_bytes())
     loaded = (libraries(caches), triton_groups(caches)) if request.start is Start.ARTIFACTS else before
-    if request.start in COMPILED:
-        assert request.configuration is not None  # noqa: S101 - only eager has none
+    if request.configuration is not None and request.start in COMPILED:
         with observer.event(f"phase:{Phase.DYNAMO}"):
             function = compiled(function, request.configuration)
     elif request.start is Start.AOTI:
@@ -98,15 +97,13 @@ def measure_start(request: StartRequest, observer: Observer, begun_ns: int, cach
     parted = partition(_with_interpreter(observer, request, begun_ns, main), request.spawned_ns, ended_ns, main)
     first_paused = partition(observer.marks, called_ns, ended_ns, main).paused_ns
     lookups, components = _lookups(observer, caches, loaded)
-    compilations = len(_compilations())
+    # A frame without operations (around a graph break) has metrics too, and no graph.
+    compilations = sum(metrics.get("graph_op_count") != 0 for metrics in _compilations())
     observer.unwatch_launches()
     say("steady state")
     early, samples, recompilations, status, reason = _steady(call, request, observer)
     if request.start in COMPILED and not compilations and status is Status.OK:
         status, reason, samples = Status.ERROR, NOTHING_COMPILED, []
-    notes = [f"this torch has no {name}, its time is not attributed" for name in observer.missing]
-    if request.configuration and request.configuration.mode == "reduce-overhead" and not _cuda(request):
-        notes.append("reduce-overhead records CUDA graphs, and there are none on a CPU: this is the default mode")
     saved = _save_artifacts(request, say)
     return Started(
         record=StartRecord(
@@ -129,12 +126,19 @@ def measure_start(request: StartRequest, observer: Observer, begun_ns: int, cach
             caches=uses(lookups),
             lookups=lookups,
             memory=_memory(_cuda(request)),
-            notes=notes,
+            notes=_notes(request, observer),
         ),
         components=components,
         artifacts_bytes=saved[0],
         artifacts_ns=saved[1],
     )
+
+
+def _notes(request: StartRequest, observer: Observer) -> list[str]:
+    notes = [f"this torch has no {name}, its time is not attributed" for name in observer.missing]
+    if request.configuration and request.configuration.mode == "reduce-overhead" and not _cuda(request):
+        notes.append("reduce-overhead records CUDA graphs, and there are none on a CPU: this is the default mode")
+    return notes
 
 
 def _cuda(request: StartRequest) -> bool:

@@ -76,7 +76,7 @@ def call_through(request: StreamRequest, observer: Observer, say: Say) -> Stream
         calls.append(
             CallRecord(
                 duration_ns=parted.total_ns,
-                compilations=len(compiled),
+                compilations=sum(metrics.get("graph_op_count") != 0 for metrics in compiled),
                 compile_ns=sum(p.duration_ns for p in parted.phases if p.phase is not Phase.FIRST_LAUNCH),
                 reasons=[recompilation(metrics) for metrics in compiled if metrics.get("recompile_reason")],
                 correct=None if text in compared else _agrees(result, wanted[text]),
