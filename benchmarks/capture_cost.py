@@ -1,13 +1,14 @@
 """What capturing costs: a cold ``torch.compile`` with and without ``fuselab.capture`` around it, side by side.
 
-    python benchmarks/capture_cost.py                        # the four experiments and a transformer block, 5 pairs each
+    python benchmarks/capture_cost.py                   # the four experiments and a transformer block, 5 pairs each
     python benchmarks/capture_cost.py --pairs 9 --json out.json silu transformer
 
 Each measurement is a process of its own with empty caches: forward and backward of the function are compiled and run
-once, and for the captured one everything until the context has closed is in it. Plain and captured take turns, the order
-within a pair is drawn. Both have the same settings of the compiler: precompiled headers, which only pay off from the
-fifth kernel on and which a capture switches off, are off for both (``--headers`` leaves them on for the plain one, as a
-user has it). CPU time is that of the process and of its compilers; it says the same with less noise on a busy machine.
+once, and for the captured one everything until the context has closed is in it. Plain and captured take turns, the
+order within a pair is drawn. Both have the same settings of the compiler: precompiled headers, which only pay off
+from the fifth kernel on and which a capture switches off, are off for both (``--headers`` leaves them on for the
+plain one, as a user has it). CPU time is that of the process and of its compilers; it says the same with less noise
+on a busy machine.
 """
 
 from __future__ import annotations

@@ -117,7 +117,9 @@ def test_ptx_locations_from_comments_and_from_inlined_at():
 
 
 def test_amd_assembly():
-    text = '\t.file\t1 "/c" "k.py"\n\t.loc\t1 20 5 prologue_end ; k.py:20:5 @[ j.py:3:1 ]\n\tv_add_f32 v1, v2, v3\n; x\n'
+    text = (
+        '\t.file\t1 "/c" "k.py"\n\t.loc\t1 20 5 prologue_end ; k.py:20:5 @[ j.py:3:1 ]\n\tv_add_f32 v1, v2, v3\n; x\n'
+    )
     assert source_lines(Stage.AMDGCN, text, "/c/k.py") == {3: (20,)}
     assert amdgcn_frames(text)[3][1] == ("j.py", 3)
 
@@ -165,7 +167,9 @@ def test_assembly_places_hold_until_the_next_and_callers_are_printed_anew():
 
 
 @pytest.mark.parametrize("stage", [Stage.TTIR, Stage.LLIR, Stage.PTX, Stage.SASS, Stage.AMDGCN, Stage.ASSEMBLY])
-@pytest.mark.parametrize("text", ["", "\n\n", "#loc = loc(", "!1 = !DILocation(line: x)", '//## File "', ".loc 1 2", "}"])
+@pytest.mark.parametrize(
+    "text", ["", "\n\n", "#loc = loc(", "!1 = !DILocation(line: x)", '//## File "', ".loc 1 2", "}"]
+)
 def test_broken_text_maps_nothing(stage, text):
     assert source_lines(stage, text, "/c/k.py") == {}
 

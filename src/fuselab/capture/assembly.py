@@ -18,7 +18,7 @@ from pathlib import Path
 __all__ = ["Libraries", "Library", "disassemble"]
 
 _DEADLINE_S = 60
-_KEY = 400
+_KEY = 120
 _FUNCTION = re.compile(r"^[0-9a-f]+ <.*>:$")
 _CALLEE = re.compile(r"^\S+\(\):$")
 _PLACE = re.compile(r"^(?:inlined by )?(?P<file>/?\S.*?):(?P<line>\d+)(?: \(.*\))?$")
@@ -38,7 +38,7 @@ class Libraries:
     """Every C++ library below Inductor's cache, found by the text that it was compiled from."""
 
     cache: Path
-    _known: dict[str, list[tuple[str, Path]]] | None = field(default=None, repr=False)
+    _known: defaultdict[str, list[tuple[str, Path]]] | None = field(default=None, repr=False)
 
     def find(self, source: str) -> Library | None:
         """The library of a kernel with this source; None where nothing was compiled from it."""
@@ -48,7 +48,9 @@ class Libraries:
                 text = path.read_text(encoding="utf-8", errors="replace")
                 self._known[text.lstrip()[:_KEY]].append((text.lstrip(), path))
         mine = source.lstrip()
-        for text, path in self._known.get(mine[:_KEY], ()):
+        short = len(mine) <= _KEY  # what stands below it is in the key
+        candidates = [pair for pairs in self._known.values() for pair in pairs] if short else self._known[mine[:_KEY]]
+        for text, path in candidates:
             binary = path.with_suffix(".so")
             if text.startswith(mine.rstrip()) and binary.is_file():
                 return Library(path, binary)

@@ -36,6 +36,7 @@ def cache_environment(caches: Path) -> dict[str, str]:
     """
     caches = caches.absolute()
     return {
+        **_line_tables(),
         "TORCHINDUCTOR_CACHE_DIR": str(inductor_cache(caches)),
         "TRITON_CACHE_DIR": str(triton_cache(caches)),
         "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
@@ -45,17 +46,28 @@ def cache_environment(caches: Path) -> dict[str, str]:
     }
 
 
+def _line_tables() -> dict[str, str]:
+    """What makes a torch before 2.13 keep the line of the source beside a C++ kernel's instructions.
+
+    A line table changes no instruction, but the compiler's command and with it the name in the cache: a process that
+    times has to be started with the same.
+    """
+    return {} if internals.line_tables_by_default() else {"TORCHINDUCTOR_DEBUG_SYMBOL": "1"}
+
+
 @contextlib.contextmanager
 def own_caches(caches: Path | None) -> Iterator[Path]:
     """Point this process at ``caches``, or at a temporary directory that is removed; everything is put back on exit."""
     temporary = caches is None
     directory = Path(tempfile.mkdtemp(prefix="fuselab-caches-")) if caches is None else caches.absolute()
     places = {"TORCHINDUCTOR_CACHE_DIR": inductor_cache(directory), "TRITON_CACHE_DIR": triton_cache(directory)}
-    before = {name: os.environ.get(name) for name in places}
+    tables = _line_tables()
+    before = {name: os.environ.get(name) for name in (*places, *tables)}
     try:
         for name, place in places.items():
             place.mkdir(parents=True, exist_ok=True)
             os.environ[name] = str(place)
+        os.environ.update(tables)
         internals.clear_memory_caches()
         yield directory
     finally:

@@ -37,6 +37,7 @@ __all__ = [
     "fusion_logger",
     "kernel_records",
     "library_roots",
+    "line_tables_by_default",
     "loaded_kernels",
     "nvidia_tool",
     "provenance_globals_restored",
@@ -368,6 +369,16 @@ def _set_override(entry: Any, value: Any) -> None:
         entry.user_override.set(value)
     else:
         entry.user_override = value
+
+
+@functools.cache
+def line_tables_by_default() -> bool:
+    """Whether this torch compiles C++ kernels with a line table unasked; looked up without importing torch."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return True
+    config = Path(spec.origin).parent / "_inductor" / "config.py"
+    return not config.is_file() or "enable_line_tables" in config.read_text(encoding="utf-8")
 
 
 def clear_memory_caches() -> None:

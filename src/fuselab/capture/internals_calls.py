@@ -48,6 +48,7 @@ def compiled_graph_calls(called: dict[str, str], roots: tuple[str, ...]) -> Iter
 def _calling_line(roots: tuple[str, ...]) -> str:
     """The innermost frame that is the user's; Dynamo's own code for a function keeps the function's file and lines."""
     frame = sys._getframe(2)
-    while frame is not None and frame.f_back is not None and frame.f_code.co_filename.startswith((*roots, "<")):
+    others = (*roots, "<frozen", "<eval_with_key", "<torch")  # "<stdin>" is the user
+    while frame is not None and frame.f_back is not None and frame.f_code.co_filename.startswith(others):
         frame = frame.f_back
     return f"{frame.f_code.co_name} at {frame.f_code.co_filename}:{frame.f_code.co_firstlineno}"
