@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,8 @@ def test_a_loop_is_told_from_a_branch_by_the_users_statement():
     loop, branch = ast.parse("while x: pass\nif x: pass").body
     assert cause_of_break("Data-dependent branching", "", loop).name == "data_dependent_loop"
     assert cause_of_break("Data-dependent branching", "", branch).name == "data_dependent_branch"
+
+
+def test_the_page_in_the_docs_lists_every_cause():
+    page = (Path(__file__).parents[2] / "docs" / "graph-breaks.md").read_text(encoding="utf-8")
+    assert [cause.name for cause in CATALOGUE if f"`{cause.name}`" not in page] == []
