@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from fuselab.versions import release
 __all__ = ["Installation", "Presence"]
 
 PACKAGES = ("torch", "triton", "nvidia")
+_WHOLE = re.compile(rb"([A-Z][A-Z0-9_]{3,80})\0")
 _VERSION = re.compile(r"^__version__\s*(?::[^=]+)?=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
 
 
@@ -165,6 +166,20 @@ def library_holds(path: Path, name: str, *, whole: bool = True) -> bool:
                 return True
             at = data.find(wanted, at + 1)
     return False
+
+
+def names_in(path: Path, prefixes: Iterable[str]) -> set[str]:
+    """Every string of a library that looks like a variable's name and begins with one of the prefixes."""
+    found = set()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for prefix in prefixes:
+            at = data.find(prefix.encode())
+            while at >= 0:
+                whole = _WHOLE.match(data, at)
+                if whole and not (at and 32 <= data[at - 1] < 127):
+                    found.add(whole[1].decode())
+                at = data.find(prefix.encode(), at + 1)
+    return found
 
 
 def _in_name(byte: int) -> bool:
