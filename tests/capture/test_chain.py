@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +16,7 @@ torch = pytest.importorskip("torch")
 from chain_subjects import EXAMPLES, EXPERIMENTS, SUBJECTS, train  # noqa: E402
 
 from fuselab.capture import Capture, capture  # noqa: E402
-from fuselab.capture.chain import Chain, coverage  # noqa: E402
+from fuselab.capture.chain import Chain, coverage, read_chain  # noqa: E402
 from fuselab.records import Direction  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -121,6 +123,8 @@ def check_operators(found: dict[Direction, Chain], into: Path) -> int:
                 if not kernel.lines:
                     continue
                 folder = into / "kernels" / direction.value / kernel.kernel_id.rpartition("/")[2]
+                if not folder.is_dir():  # in a run
+                    folder = into / "kernels" / kernel.kernel_id
                 text = next(p for p in folder.iterdir() if p.stem == "kernel").read_text().splitlines()
                 for line in kernel.lines:
                     for pattern, parts in DISTINCTIVE.items():
@@ -149,6 +153,27 @@ def test_the_chain_on_a_gpu(chains, subject):
     check_lines(found)
     check_both_ways(found)
     check_operators(found, chains.into(subject, "cuda"))
+    for chain in found.values():
+        for graph in chain.graphs:
+            for kernel in graph.kernels:
+                if kernel.backend == "triton":
+                    assert {"ttir", "ttgir", "llir", "ptx", "sass"} <= set(kernel.came_from), kernel.kernel_id
+
+
+@pytest.mark.parametrize("subject", ["layer_norm_gelu", "softmax_dropout"])
+def test_the_chain_for_a_described_gpu(subject, tmp_path, clean_environment):
+    """Real Triton kernels, compiled down to SASS for an H200 that is not here."""
+    pytest.importorskip("fuselab.offline")
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "fuselab", "inspect", subject, "--target", "h200", "--shape", "64x256"]
+    command += ["--dtype", "f32", "--out", str(tmp_path), "--json"]
+    subprocess.run(command, check=True, capture_output=True, timeout=280, env=clean_environment())
+    found = {Direction(path.parent.name): read_chain(path) for path in tmp_path.rglob("chain.json")}
+    assert set(found) == set(Direction)
+    check_nodes(found)
+    check_lines(found)
+    check_both_ways(found)
+    assert check_operators(found, next(tmp_path.glob("*/*/metadata.json")).parent) > 0
     for chain in found.values():
         for graph in chain.graphs:
             for kernel in graph.kernels:

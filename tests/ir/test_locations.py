@@ -69,6 +69,7 @@ define void @k() !dbg !5 {
   %3 = add i32 %2, %2
   ret void, !dbg !12
 }
+declare !dbg !5 float @llvm.amdgcn.rsq.f32(float)
 !1 = !DIFile(filename: "k.py", directory: "/c")
 !2 = !DIFile(filename: "/lib/helpers.py", directory: "")
 !5 = distinct !DISubprogram(name: "k", scope: !1, file: !1, line: 18)

@@ -29,7 +29,7 @@ def llvm_frames(text: str) -> dict[int, tuple[tuple[str, int], ...]]:
     found = {}
     for number, line in enumerate(text.splitlines(), start=1):
         use = _USE.search(line)
-        if use is None:
+        if use is None or line.startswith("declare"):
             continue
         frames = _chain(use["id"], nodes)
         if frames:
