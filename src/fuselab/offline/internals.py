@@ -285,16 +285,10 @@ def launch_without_storage() -> None:
 
 def modules_load_without_triton() -> None:
     """Where there is no Triton: Inductor generates its kernels all the same, and the generated module is not run."""
-    for module in (
-        "torch.utils._triton",
-        "torch._inductor.scheduler",
-        "torch._inductor.utils",
-        "torch._inductor.codegen.triton",
-    ):
+    for module in ("torch._inductor.scheduler", "torch._inductor.utils", "torch._inductor.codegen.triton"):
         holder = importlib.import_module(module)
-        for name in ("has_triton", "has_triton_package"):
-            if hasattr(holder, name):
-                setattr(holder, name, lambda *_a, **_k: True)
+        if hasattr(holder, "has_triton"):  # not torch.utils' own: Dynamo would import what is not there
+            setattr(holder, "has_triton", lambda *_a, **_k: True)  # noqa: B010 - a module has no such field
     cache = needed("torch._inductor.codecache", "PyCodeCache")
 
     def load(_key: str, path: str, *_args: Any, **_kwargs: Any) -> Any:
