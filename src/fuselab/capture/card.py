@@ -344,7 +344,8 @@ class CardBuilder:
         if kernel.traffic is None:
             raise AbsentError("which of its arguments are outputs is not known: its code could not be read")
         roles = {argument.name: argument.role for argument in kernel.traffic.arguments}
-        config = {k: v for k, v in (card.get("config") or {}).items() if k not in _OPTIONS}
+        parameters = kernel.source.parameters if kernel.source else ()
+        config = {k: v for k, v in (card.get("config") or {}).items() if k in parameters and k not in kernel.names}
         metadata = card.get("triton_metadata") or {}
         options = {k: metadata[k] for k in _OPTIONS if metadata.get(k) is not None}
         if metadata.get("debug"):
