@@ -154,3 +154,19 @@ def test_a_break_in_a_loop_leaves_the_function_to_python(here):
     (finding,) = found.findings
     assert (finding.place.source, finding.function_skipped) == ("print(i)", True)
     assert any("gave up" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("name", "marked"), [("decorated", "decorated"), ("wrapped", "Printing")])
+def test_what_is_compiled_already_is_taken_out_of_it(name, marked, here):
+    found = diagnosed("graph_breaks", name, here, calls=2)
+    (finding,) = found.findings
+    assert (finding.cause, finding.place.line) == ("print", marked_line("graph_breaks", marked))
+    assert found.counts.graphs == 2
+
+
+def test_a_file_among_installed_packages_is_the_users_where_it_is_the_target(here, monkeypatch):
+    from fuselab.diagnosis import internals
+
+    monkeypatch.setattr(internals, "library_folders", lambda: (f"{PLANTED}/",))
+    (finding,) = diagnosed("graph_breaks", "prints", here, calls=1).findings
+    assert finding.place.line == marked_line("graph_breaks", "prints")

@@ -16,6 +16,9 @@ __all__ = ["heard"]
 _ONLY_HERE = re.compile(r"_fuselab_user_\w+|\b0x[0-9a-f]{6,}\b")
 """What differs from process to process: the name that a user's file is loaded under, addresses of objects."""
 
+_MOST_PRINTED = 1 << 20
+"""Characters of what one call prints that are compared."""
+
 _COMPILERS = ("torch", "triton", "sympy", "fuselab")
 """Loggers that say something while compiling; what they say is no answer of the user's function."""
 
@@ -27,7 +30,7 @@ def heard() -> Iterator[list[str]]:
     Sorted, since a line that is moved behind the computation is the same line.
     """
     said: list[str] = []
-    printed = io.StringIO()
+    printed = _Printed()
     folders = internals.library_folders()
     records = _Records()
     root = logging.getLogger()
@@ -42,6 +45,14 @@ def heard() -> Iterator[list[str]]:
     said += [f"{w.category.__name__}: {w.message}" for w in caught if not w.filename.startswith(folders)]
     said += records.lines
     said[:] = sorted(_ONLY_HERE.sub("...", line) for line in said)
+
+
+class _Printed(io.StringIO):
+    """Keeps what is printed, up to a limit: a function that never ends may print all the while."""
+
+    def write(self, text: str, /) -> int:
+        """Keep the text, or pass over it once there is enough."""
+        return super().write(text) if self.tell() < _MOST_PRINTED else len(text)
 
 
 class _Records(logging.Handler):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["current_break", "file_names", "graph_break_records", "guard_stacks", "library_folders"]
+__all__ = ["current_break", "file_names", "graph_break_records", "guard_stacks", "library_folders", "uncompiled"]
 
 _BREAK_LOGGER = ".__graph_breaks"
 """End of the names of the loggers that tell graph breaks; torch records a skipped function only while one is on."""
@@ -71,6 +71,14 @@ def library_folders() -> tuple[str, ...]:
     return tuple(
         sorted({str(Path(folder).resolve()) + "/" for folder in folders if folder} | {f"{f}/" for f in folders})
     )
+
+
+def uncompiled(function: Any) -> Any:
+    """The user's own function or module, where ``torch.compile`` is wrapped around it already."""
+    inner = getattr(function, "_orig_mod", None)
+    if inner is None:
+        inner = getattr(function, "_torchdynamo_orig_callable", None)
+    return function if inner is None else uncompiled(inner)
 
 
 @contextlib.contextmanager

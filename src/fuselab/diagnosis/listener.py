@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from fuselab.diagnosis import internals
 from fuselab.diagnosis.events import AnyEvent, BreakEvent, CompiledEvent, LimitEvent, RecompileEvent
 from fuselab.diagnosis.guards import guard_from, normalised, version_of
@@ -36,8 +38,15 @@ _LONGEST = 2000
 class Listener(logging.Handler):
     """Hands every graph break, recompilation and failure on as an event."""
 
-    def __init__(self, say: Callable[[AnyEvent], None]) -> None:
+    def __init__(self, say: Callable[[AnyEvent], None], own: str = "") -> None:
+        """Take note.
+
+        Args:
+            say: is given the events.
+            own: a file that is the user's wherever it is, also among installed packages.
+        """
         super().__init__(logging.DEBUG)
+        self._own = own
         self.call = 0
         """Which call is running; set by whoever makes the calls."""
         self._say = say
@@ -167,7 +176,8 @@ class Listener(logging.Handler):
         return frames
 
     def _frame(self, file: str, line: int, function: str, source: str = "") -> Frame:
-        return frame_from(file, line, function, self._folders, source)
+        frame = frame_from(file, line, function, self._folders, source)
+        return msgspec.structs.replace(frame, library=False) if file == self._own else frame
 
 
 def frame_from(file: str, line: int, function: str, folders: tuple[str, ...], source: str = "") -> Frame:

@@ -85,7 +85,7 @@ def _observe(request: ObserveRequest, say: Say, enter: Callable[[str], None]) ->
     enter("compiling")
     torch.compiler.reset()
     stream = _Stream(request, varies, device_type, compiled=True)
-    listener = Listener(say)
+    listener = Listener(say, own=request.target.rpartition(":")[0])
     answers = []
     comparing = kept is not None and not request.keep
     first_pass = 0.0
@@ -127,7 +127,7 @@ class _Stream:
         (workload,) = experiment.workloads("quick", device_type)
         # The inputs first: a module built after them is put where they are.
         inputs = experiment.make_inputs(workload, device_type)
-        self._function = experiment.variant("eager").build(workload)
+        self._function: Callable[..., Any] = internals.uncompiled(experiment.variant("eager").build(workload))
         self._draw = partial(_draw, experiment, workload, device_type)
         self._varies = varies
         self._seed = request.seed

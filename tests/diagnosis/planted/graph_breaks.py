@@ -202,3 +202,22 @@ def clean(x):
 MADE = {}
 exec("def from_exec(x):\n    y = x.sin()\n    print('exec')\n    return y.cos()\n", MADE)
 from_exec = MADE["from_exec"]
+
+
+@torch.compile
+def decorated(x):
+    y = x.sin()
+    print("decorated")  # mark
+    return y.cos()
+
+
+class Printing(torch.nn.Module):
+    """Prints its scale."""
+
+    def forward(self, x):
+        y = x.sin()
+        print("module")  # mark
+        return y.cos()
+
+
+wrapped = torch.compile(Printing())
