@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fuselab.deploy import internals
-from fuselab.deploy.golden import Answers, answer, is_random, judge, truth
+from fuselab.deploy.golden import Answers, answer, judge, truth, varies
 from fuselab.deploy.machine import machine_here
 from fuselab.deploy.manifest import Aoti, Call, Library, Step, TensorFile
 from fuselab.deploy.messages import BuildRequest, BuildResult
@@ -101,21 +101,22 @@ class _Building:
         model = settled(self.target.model(workload), training=False)
         label = workload.label if workload.shape or workload.arguments else describe(inputs)
         prefix = "golden"
-        random = is_random(model, inputs, backward=False)
+        why = varies(model, inputs, backward=False)
+        model = settled(self.target.model(workload), training=False)  # as new, should the calls have changed it
         call = Call(
             label=label,
             workload=workload,
             args=[self.writer.value(v, prefix, _name(inputs, i)) for i, v in enumerate(inputs.args)],
             kwargs={k: self.writer.value(v, prefix, k) for k, v in inputs.kwargs.items()},
             names=list(inputs.names),
-            random=random,
+            random=bool(why),
             parameters_sha256=tensor_sha256(constants_of(model)),
         )
         if "forward" in directions:
-            if random and experiment.witness is None:
+            if why and experiment.witness is None:
                 raise UsageError(
-                    f"{experiment.name} draws random numbers in eval mode, so that no two of its answers are equal",
-                    hint="pack it with dropout off; a random pattern needs an experiment with a witness of its draws",
+                    f"{experiment.name} has no golden answer: {why}, in eval mode, too: no two are equal",
+                    hint="take out what varies; a random pattern needs an experiment with a witness of its draws",
                 )
             call = msgspec.structs.replace(call, forward=self._step(workload, model, inputs, backward=False))
         if "backward" in directions:
@@ -132,8 +133,9 @@ class _Building:
         reason = ""
         if not differentiable:
             reason = "no input and no parameter requires a gradient: mark an argument with :requires_grad"
-        elif experiment.witness is None and is_random(model, inputs, backward=True):
-            reason = "it draws random numbers in train mode: no two of its answers are equal"
+        elif experiment.witness is None and (why := varies(model, inputs, backward=True)):
+            reason = f"{why} in train mode: no two of its answers are equal"
+        model = settled(self.target.model(workload), training=True)
         if reason:
             self.warnings.append(f"{call.label}: no backward: {reason}")
             return msgspec.structs.replace(call, backward_reason=reason)

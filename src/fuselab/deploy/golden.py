@@ -30,7 +30,7 @@ from fuselab.measure.exposure import same_bits
 from fuselab.measure.tolerance import compare, scale_of, widen
 from fuselab.records import TensorCheck, Workload
 
-__all__ = ["Answers", "answer", "in_float64", "is_random", "judge", "truth"]
+__all__ = ["Answers", "answer", "in_float64", "is_random", "judge", "truth", "varies"]
 
 
 @dataclass
@@ -87,13 +87,27 @@ def answer(
 
 
 def is_random(model: Implementation, inputs: Inputs, *, backward: bool) -> bool:
-    """Whether two calls under different seeds differ in a bit."""
+    """Whether two calls on the same inputs differ in a bit, under different seeds."""
+    return bool(varies(model, inputs, backward=backward))
+
+
+def varies(model: Implementation, inputs: Inputs, *, backward: bool) -> str:
+    """Why two calls on the same inputs differ, in words; empty where they do not."""
     with _rng_kept(inputs):
         torch.manual_seed(0)
         first = answer(model, inputs, backward=backward)
         torch.manual_seed(1)
         second = answer(model, inputs, backward=backward)
-    return any(not same_bits(t, second.outputs[name]) for name, t in first.outputs.items() if name in second.outputs)
+        if _same(first, second):
+            return ""
+        torch.manual_seed(1)
+        third = answer(model, inputs, backward=backward)
+    return "it draws random numbers" if _same(second, third) else "it changes its own state from call to call"
+
+
+def _same(one: Answers, other: Answers) -> bool:
+    pairs = [(t, other.outputs[name]) for name, t in one.outputs.items() if name in other.outputs]
+    return all(same_bits(a, b) for a, b in pairs)
 
 
 def truth(

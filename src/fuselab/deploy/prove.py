@@ -107,10 +107,11 @@ def _started(
     request: StartRequest, models: list[Implementation], stack: contextlib.ExitStack
 ) -> tuple[list[Implementation], internals.Lowerings | None, int]:
     """What answers the calls, the count of Inductor's graphs, and when the package was loaded."""
-    with Package(request.package, sha256=request.sha256) as package:
+    with Package(request.package) as package:
         manifest = package.manifest
         calls = [call for call in manifest.calls if getattr(call, request.direction)]
         if request.way != "cold":
+            stack.enter_context(start.collector_paused())  # as loading a package does
             start.require_fitting(package)
         if request.way == "aoti":
             # Counting imports Inductor, and not to need it is the point: it is counted where something imported it.

@@ -20,6 +20,7 @@ from fuselab.deploy.archive import Package
 from fuselab.deploy.golden import Answers, answer, in_float64, is_random, judge
 from fuselab.deploy.manifest import Compilation
 from fuselab.deploy.signature import Binder, Declared, Signature, declared_inputs, describe, signature
+from fuselab.deploy.state import StateKept, copied
 from fuselab.deploy.target import compiled, golden_inputs
 from fuselab.errors import UnknownNameError, UsageError
 from fuselab.experiment import Inputs
@@ -177,7 +178,7 @@ class CompiledModel:
         """
         if way not in WAYS:
             raise UnknownNameError("way to start", way, WAYS)
-        with Package(path, sha256=sha256) as package:
+        with start.collector_paused(), Package(path, sha256=sha256) as package:
             manifest = package.manifest
             start.require_fitting(package)
             if training is None:
@@ -218,10 +219,10 @@ class CompiledModel:
             self._setup(model, undeclared, on_mismatch, compare, seed, training=False)
             for ahead, given in zip(start.ahead_of_time(package, calls, [model] * len(calls)), inputs, strict=True):
                 self._declare(given, ahead)
-        if compare:
-            self._require_comparable()
-        if warm_up:
-            self.warm_up()
+            if compare:
+                self._require_comparable()
+            if warm_up:
+                self.warm_up()
         return self
 
     def _setup(
@@ -272,10 +273,10 @@ class CompiledModel:
             if route.warm or route.failed:
                 continue
             try:
-                with _state_kept(self._model), internals.more_recompiles(len(self._routes)):
+                with StateKept(self._model), internals.more_recompiles(len(self._routes)):
                     answer(
                         route.function,
-                        route.inputs.map(_copied),
+                        route.inputs.map(copied),
                         backward=self._training,
                         parameters_of=self._model if isinstance(self._model, torch.nn.Module) else None,
                     )
@@ -305,7 +306,7 @@ class CompiledModel:
         if route.failed:
             self._count("fallbacks")
             return self._eager(inputs)
-        kept = inputs.map(_copied) if self._is_compared() else None
+        kept = inputs.map(copied) if self._is_compared() else None
         before = internals.frames_here()
         try:
             result = self._run(route, inputs)
@@ -353,7 +354,7 @@ class CompiledModel:
         """The answer to a compared call, after it was held against eager's by the gate's bound."""
         model = self._model
         assert model is not None  # noqa: S101 - comparing without a model is refused when it is set up
-        eager = answer(model, inputs.map(_copied), backward=False)
+        eager = answer(model, inputs.map(copied), backward=False)
         truths = in_float64(model, inputs, eager)
         got = Answers(result, {name: t.detach() for name, t in named_outputs(result)})
         wrong = [check for check in judge(got, eager, truths, inputs) if not check.correct]
@@ -400,14 +401,6 @@ def load(path: Path | str, model: Callable[..., Any] | None = None, **settings: 
     return CompiledModel.from_pack(path, model, **settings)
 
 
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy with the same layout, a leaf as the caller's was."""
-    copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    if 0 in tensor.stride():  # expanded: elements share memory, and cannot be written one by one
-        return tensor.detach().requires_grad_(tensor.requires_grad)
-    return copy.copy_(tensor.detach()).requires_grad_(tensor.requires_grad)
-
-
 def _require_mode(model: Any, name: str, *, training: bool) -> None:
     if isinstance(model, torch.nn.Module) and model.training and not training:
         raise UsageError(f"{name} is in train mode and is to be served", hint="call model.eval(), or say training=True")
@@ -417,23 +410,3 @@ def _device_of(model: Any) -> str:
     if isinstance(model, torch.nn.Module):
         return next((p.device.type for p in model.parameters()), "cpu")
     return "cpu"
-
-
-class _state_kept:  # noqa: N801 - a context manager, written as one
-    """Buffers (BatchNorm's statistics) and random generators as they were: a warm-up is no training step."""
-
-    def __init__(self, model: Any) -> None:
-        self._buffers = dict(model.named_buffers()) if isinstance(model, torch.nn.Module) else {}
-        self._kept: dict[str, torch.Tensor] = {}
-        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        self._rng: Any = torch.random.fork_rng(devices)
-
-    def __enter__(self) -> None:
-        self._kept = {name: buffer.detach().clone() for name, buffer in self._buffers.items()}
-        self._rng.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._rng.__exit__(*error)
-        with torch.no_grad():
-            for name, buffer in self._buffers.items():
-                buffer.copy_(self._kept[name])

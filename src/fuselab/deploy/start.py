@@ -7,6 +7,7 @@ they are set up; where they cannot be written to, the process gets its own and a
 from __future__ import annotations
 
 import atexit
+import gc
 import getpass
 import logging
 import os
@@ -14,8 +15,8 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,27 @@ from fuselab.deploy.target import constants_of
 from fuselab.errors import StoreError, UsageError
 from fuselab.store.files import naming
 
-__all__ = ["Ahead", "ahead_of_time", "load_caches", "require_fitting", "unpack_directory"]
+__all__ = ["Ahead", "ahead_of_time", "collector_paused", "load_caches", "require_fitting", "unpack_directory"]
 
 log = logging.getLogger("fuselab.deploy")
 
 _made = threading.Lock()
 _directory: Path | None = None
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Python's garbage collector off for a while.
+
+    It spends a third of the import of Dynamo and Inductor on walking what stays anyway: 2.3 s of CPU against 1.5 s.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def require_fitting(package: Package) -> None:
@@ -138,7 +154,7 @@ def _remove(directory: Path, owner: int) -> None:
 def _writable_caches() -> None:
     """Give the process caches of its own where the ones that torch and Triton would use cannot be written to."""
     places = {
-        "TORCHINDUCTOR_CACHE_DIR": Path(tempfile.gettempdir()) / f"torchinductor_{_user()}",
+        "TORCHINDUCTOR_CACHE_DIR": _inductor_default(),
         "TRITON_CACHE_DIR": Path(os.environ.get("TRITON_HOME", Path("~").expanduser())) / ".triton" / "cache",
     }
     for variable, default in places.items():
@@ -151,11 +167,13 @@ def _writable_caches() -> None:
         log.warning("%s cannot be written to; %s is %s until this process ends", place, variable, own)
 
 
-def _user() -> str:
+def _inductor_default() -> Path:
+    """Where Inductor keeps its caches unless told otherwise."""
     try:
-        return getpass.getuser()
+        user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without an entry
-        return str(os.getuid())
+        user = str(os.getuid())
+    return Path(tempfile.gettempdir()) / f"torchinductor_{user}"
 
 
 def _can_write(place: Path) -> bool:
@@ -170,7 +188,11 @@ def _place_triton_libraries(package: Package) -> None:
     """Triton's own launchers and driver helpers, where it looks before it starts a C compiler."""
     if not package.manifest.triton_libraries:
         return
-    cache = Path(os.environ.get("TRITON_CACHE_DIR") or Path("~/.triton/cache").expanduser())
+    if not os.environ.get("TRITON_CACHE_DIR"):
+        # Where Inductor points Triton at its first kernel; Triton's driver may be asked before that.
+        inductor = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _inductor_default())
+        os.environ["TRITON_CACHE_DIR"] = str(inductor / "triton" / str(torch.cuda.current_device()))
+    cache = Path(os.environ["TRITON_CACHE_DIR"])
     into = unpack_directory() / "triton-libraries"
     for name in package.manifest.triton_libraries:
         _, key, file = name.split("/")
