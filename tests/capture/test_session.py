@@ -52,7 +52,23 @@ def state() -> dict[str, object]:
         loggers[logger.name] = (list(logger.handlers), logger.level, logger.propagate, logger.disabled)
     names = ("trace.provenance_tracking_level", "cpp_cache_precompile_headers")
     entries = {n: (config._config[n].default, internals._override(config._config[n])) for n in names}
+    import torch._inductor.codegen.common as common
+    import torch._inductor.ir as ir
+    import torch._inductor.loop_body as loop_body
+    import torch._inductor.utils as utils
+    from torch._inductor.output_code import CompiledFxGraph
+
+    wrapped = {
+        ir.Loops: "__post_init__",
+        ir.ComputedBuffer: "get_store_function",
+        loop_body.LightTracer: "create_node",
+        utils.IndentedBuffer: "writeline",
+        common.CSE: "generate",
+        internals.triton_scheduling(): "define_kernel",
+        CompiledFxGraph: "__call__",
+    }
     return {
+        "methods": [vars(owner).get(name) for owner, name in wrapped.items()],
         "environment": {k: v for k, v in os.environ.items() if k not in SET_BY_TORCH},
         "loggers": loggers,
         "settings": entries,

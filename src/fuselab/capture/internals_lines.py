@@ -103,8 +103,10 @@ def record_line_origins() -> Iterator[list[str]]:
     with contextlib.ExitStack() as undo:
         for owner, name, wrapper in wrappers:
             undo.callback(_replace(owner, name, wrapper))
-        yield []
-    _state.texts.clear()
+        try:
+            yield []
+        finally:
+            _state.texts.clear()
 
 
 def _replace(owner: Any, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
