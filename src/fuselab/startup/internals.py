@@ -328,10 +328,11 @@ def bounds_of_axis(tensor: Any, axis: int, low: int, high: int) -> None:
 
 
 def build_package(exported: Any, path: str, options: Mapping[str, Any]) -> None:
-    """Compile an exported program into a package."""
+    """Compile an exported program into a package, which records no CUDA graphs whatever the mode."""
     import torch._inductor
 
-    torch._inductor.aoti_compile_and_package(exported, package_path=path, inductor_configs=dict(options))
+    settings = {name: value for name, value in options.items() if name != "triton.cudagraphs"}
+    torch._inductor.aoti_compile_and_package(exported, package_path=path, inductor_configs=settings)
 
 
 def load_package(path: str) -> Any:

@@ -115,15 +115,13 @@ class Journal:
         write_atomically(self.path / name, text.encode())
 
     def caches(self, name: str) -> Path:
-        """A fresh directory of compiler caches, empty."""
-        path = self._caches / name
-        with naming("make the directory", path):
-            path.mkdir(parents=True)
-        return path
+        """A fresh directory of compiler caches, empty; its name begins with ``name``."""
+        with naming("make a directory below", self._caches):
+            return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._caches))
 
-    def remove_caches(self, name: str = "") -> None:
+    def remove_caches(self, path: Path | None = None) -> None:
         """Remove one directory of compiler caches, or all of them."""
-        shutil.rmtree(self._caches / name, ignore_errors=True)
+        shutil.rmtree(path or self._caches, ignore_errors=True)
 
 
 def load_compile_cost(path: str | Path) -> CompileCost:

@@ -231,7 +231,7 @@ class Measurement:
         try:
             answer = self._ask(request, caches, f"round {number + 1}: {label}")
         finally:
-            self._journal.remove_caches("measured")
+            self._journal.remove_caches(caches)
         record = self._record(answer, start, configuration, number, position)
         if isinstance(answer, Started) and configuration is not None and start is not Start.COLD:
             earlier = self._components.get(configuration, {})
@@ -256,7 +256,7 @@ class Measurement:
         try:
             answer = self._ask(request, caches, f"round {number + 1}: stream, {strategy.value}")
         finally:
-            self._journal.remove_caches("measured")
+            self._journal.remove_caches(caches)
         if isinstance(answer, Streamed):
             record = StreamRecord(
                 strategy=strategy,
