@@ -12,8 +12,10 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["AddressSet", "Bound", "Dim", "Index", "count_points", "touched", "union_size"]
 
@@ -201,6 +203,8 @@ def touched(address: Index, dims: Iterable[Dim], bounds: Sequence[Bound]) -> Add
         >>> touched(Index.of(row) * 250 + Index.of(column), [row, column], []).count
         16000
     """
+    import numpy as np
+
     dims = tuple(dims)
     levels: list[_Level] = []
     low = address.const
@@ -341,6 +345,8 @@ def _counting(index: Index, leaves: set[Dim]) -> Dim | None:
 
 
 def _count_component(leaves: set[Dim], bounds: list[Bound]) -> int | None:
+    import numpy as np
+
     if not bounds:
         return _volume(leaves)
     if len(bounds) == 1:
@@ -356,6 +362,8 @@ def _count_component(leaves: set[Dim], bounds: list[Bound]) -> int | None:
 
 
 def _enumerate(leaves: set[Dim], bounds: list[Bound]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    import numpy as np
+
     ordered = sorted(leaves, key=lambda d: d.name)
     grids = np.indices([d.extent for d in ordered], dtype=np.int64, sparse=True) if ordered else ()
     at = {d.name: grid for d, grid in zip(ordered, grids, strict=True)}
@@ -367,6 +375,8 @@ def _enumerate(leaves: set[Dim], bounds: list[Bound]) -> tuple[dict[str, np.ndar
 
 def _levels(part: Index, leaves: set[Dim], bounds: list[Bound]) -> list[_Level] | None:
     """What one component adds to an address."""
+    import numpy as np
+
     if not part.terms:
         return []
     if not bounds and all(not d.dim.parts and d.div == 1 and d.mod >= d.dim.extent for d, _ in part.terms):
@@ -460,6 +470,8 @@ def _combined(low: int, levels: list[_Level]) -> AddressSet | None:
 
 def _overlapping(low: int, high: int, levels: list[_Level]) -> AddressSet | None:
     """Dimensions that overlap without a gap are an interval of the finest stride; others are enumerated."""
+    import numpy as np
+
     if not all(level.strided for level in levels):
         return None
     step, reach = levels[0].gap, levels[0].span
