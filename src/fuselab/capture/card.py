@@ -223,6 +223,8 @@ class CardBuilder:
 
     def _launch(self, kernel: _Kernel) -> dict[str, Any]:
         launches = self._launches.get(kernel.card["name"], [])
+        if kernel.card["backend"] == "extern":
+            raise AbsentError("a library's kernel: its launch is not Inductor's own")
         if not launches:
             raise AbsentError("the output module does not launch it, or launches it in a way that is not read")
         grid: Any = None
@@ -292,6 +294,8 @@ class CardBuilder:
                 return parse_assembly(kernel.text("assembly"), kernel.cpp.name if kernel.cpp else "kernel").summary()
             except ValueError as error:
                 raise AbsentError(str(error)) from error
+        if kernel.card["backend"] == "extern":
+            raise AbsentError("a library's kernel: its code is not captured")
         if kernel.mix is None:
             kernel.text("sass")
             raise AbsentError("the SASS could not be read")

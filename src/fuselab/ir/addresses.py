@@ -203,8 +203,6 @@ def touched(address: Index, dims: Iterable[Dim], bounds: Sequence[Bound]) -> Add
         >>> touched(Index.of(row) * 250 + Index.of(column), [row, column], []).count
         16000
     """
-    import numpy as np
-
     dims = tuple(dims)
     levels: list[_Level] = []
     low = address.const
@@ -222,6 +220,8 @@ def touched(address: Index, dims: Iterable[Dim], bounds: Sequence[Bound]) -> Add
             levels.append(level)
     combined = _combined(low, [level for level in levels if level.count > 1])
     if combined is None and _volume(dims) <= _MOST_POINTS:
+        import numpy as np
+
         at, keep = _enumerate({d for d in dims if d.extent != 1} | address.leaves(), list(bounds))
         values = np.unique(np.broadcast_to(np.asarray(address.values(at)), keep.shape)[keep])
         return AddressSet(int(values.size), int(values[0]), int(values[-1]))
@@ -345,8 +345,6 @@ def _counting(index: Index, leaves: set[Dim]) -> Dim | None:
 
 
 def _count_component(leaves: set[Dim], bounds: list[Bound]) -> int | None:
-    import numpy as np
-
     if not bounds:
         return _volume(leaves)
     if len(bounds) == 1:
@@ -357,6 +355,8 @@ def _count_component(leaves: set[Dim], bounds: list[Bound]) -> int | None:
             return max(0, min(limit - index.const, _volume(leaves)))
     if _volume(leaves) > _MOST_POINTS:
         return None
+    import numpy as np
+
     _, keep = _enumerate(leaves, bounds)
     return int(np.count_nonzero(keep))
 
@@ -375,8 +375,6 @@ def _enumerate(leaves: set[Dim], bounds: list[Bound]) -> tuple[dict[str, np.ndar
 
 def _levels(part: Index, leaves: set[Dim], bounds: list[Bound]) -> list[_Level] | None:
     """What one component adds to an address."""
-    import numpy as np
-
     if not part.terms:
         return []
     if not bounds and all(not d.dim.parts and d.div == 1 and d.mod >= d.dim.extent for d, _ in part.terms):
@@ -386,6 +384,8 @@ def _levels(part: Index, leaves: set[Dim], bounds: list[Bound]) -> list[_Level] 
         return counted
     if _volume(leaves) > _MOST_POINTS:
         return None
+    import numpy as np
+
     at, keep = _enumerate(leaves, bounds)
     values = np.unique(np.broadcast_to(np.asarray(part.values(at)), keep.shape)[keep])
     if not values.size:
@@ -470,8 +470,6 @@ def _combined(low: int, levels: list[_Level]) -> AddressSet | None:
 
 def _overlapping(low: int, high: int, levels: list[_Level]) -> AddressSet | None:
     """Dimensions that overlap without a gap are an interval of the finest stride; others are enumerated."""
-    import numpy as np
-
     if not all(level.strided for level in levels):
         return None
     step, reach = levels[0].gap, levels[0].span
@@ -485,6 +483,8 @@ def _overlapping(low: int, high: int, levels: list[_Level]) -> AddressSet | None
         return AddressSet(count, low, high, () if regular else ((step, count),), count if regular else 1, True)
     if math.prod(level.count for level in levels) > _MOST_POINTS:
         return None
+    import numpy as np
+
     values = np.zeros(1, dtype=np.int64)
     for level in levels:
         values = np.unique(values[:, None] + np.arange(level.count, dtype=np.int64) * level.gap)
