@@ -220,8 +220,14 @@ def _stream(stream: StreamSummary) -> Iterator[RenderableType]:
         )
     yield table
     if stream.cheapest is not None:
-        surely = "" if stream.resolved else "; its interval meets another's, so more rounds may say otherwise"
-        yield Text(f"cheapest for this stream: {stream.cheapest.value}{surely}", "bold")
+        text = f"cheapest for this stream: {stream.cheapest.value}"
+        if stream.cheapest_compiled is not None and stream.cheapest_compiled is not stream.cheapest:
+            text += f"; of those that compile, {stream.cheapest_compiled.value}"
+        if stream.totals[0].processes < 2:
+            text += " (one process each: no interval)"
+        elif not stream.resolved:
+            text += " (its interval meets another's: more rounds may say otherwise)"
+        yield Text(text, "bold")
     for total in stream.totals:
         if total.excluded:
             yield Text(printable(f"{total.strategy.value}: {one_line(total.excluded, 300)}"), "yellow")
