@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fuselab.env_vars.catalogue import SUBJECTS, Fight, Moment, catalogue, nearest_name
@@ -18,13 +23,30 @@ OTHERS = [Path(p) for p in os.environ.get("FUSELAB_TEST_SITE_PACKAGES", "").spli
 """Site-packages of other releases to check the catalogue against as well."""
 
 
-def installations():
-    return [Installation.here(), *(Installation.at(path) for path in OTHERS)]
+@functools.cache
+def installed(index):
+    return Installation.here() if index == 0 else Installation.at(OTHERS[index - 1])
+
+
+@functools.cache
+def looked(installation):
+    """Every variable looked for once: sources are parsed and libraries searched."""
+    return {variable.name: installation.look(variable) for variable in catalogue().variable}
+
+
+@functools.cache
+def scanned(installation):
+    """Everything that the sources read."""
+    if installation is installed(0):
+        command = [sys.executable, "-m", "fuselab.env_vars.scan"]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    reads = [read for package in ("torch", "triton") for read in scan_tree(installation.roots[package], [package])]
+    return {"reads": msgspec.to_builtins(reads)}
 
 
 @pytest.fixture(params=range(1 + len(OTHERS)), ids=lambda i: "here" if i == 0 else OTHERS[i - 1].parts[2])
 def installation(request):
-    return installations()[request.param]
+    return installed(request.param)
 
 
 def test_it_is_large_and_complete():
@@ -47,7 +69,7 @@ def test_every_entry_is_read_here_or_the_reason_is_its_release_or_build(installa
     assert {"torch", "triton"} <= set(installation.versions)
     found, unsaid = 0, []
     for variable in catalogue().variable:
-        presence = installation.look(variable)
+        presence = looked(installation)[variable.name]
         assert presence.found is not False, f"{variable.name}: {presence.reason}"
         found += presence.found is True
         if presence.found is None:
@@ -80,7 +102,7 @@ def test_an_entry_that_is_not_there_is_found_out(tmp_path):
 def test_fields_and_moments_are_those_of_the_sources(installation):
     fields = 0
     for variable in catalogue().variable:
-        reads = installation.look(variable).reads if installation.in_range(variable) else ()
+        reads = looked(installation)[variable.name].reads
         if variable.field:
             assert variable.field in {read.field for read in reads} or not reads, variable.name
             fields += bool(reads)
@@ -98,7 +120,7 @@ def test_fields_and_moments_are_those_of_the_sources(installation):
 def test_no_dead_variable_is_read(installation):
     """Sources of torch and triton are parsed, their libraries searched."""
     root = installation.roots["torch"]
-    read = {read.name for package in ("torch", "triton") for read in scan_tree(installation.roots[package], [package])}
+    read = {read["name"] for read in scanned(installation)["reads"]}
     assert {"TORCHINDUCTOR_MAX_AUTOTUNE", "TRITON_CACHE_DIR"} <= read
     dead = set(catalogue().dead_by_name)
     assert not dead & read
@@ -110,6 +132,17 @@ def test_no_dead_variable_is_read(installation):
             held |= names_in(library, prefixes)
     assert {"TORCH_SHOW_CPP_STACKTRACES", "DISABLE_MMA_V3"} <= held
     assert not dead & held
+
+
+@pytest.mark.slow
+def test_the_scanner_as_a_program():
+    document = scanned(installed(0))
+    assert document["catalogued_but_not_here"] == {}
+    reads = {read["name"]: read for read in document["reads"]}
+    assert reads["TORCHINDUCTOR_MAX_AUTOTUNE"]["field"] == "torch._inductor.config.max_autotune"
+    assert reads["TORCHINDUCTOR_MAX_AUTOTUNE"]["time"] == "import"
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" in document["not_catalogued"]
+    assert not set(document["not_catalogued"]) & set(catalogue().by_name)
 
 
 def test_each_fight_is_about_catalogued_variables():

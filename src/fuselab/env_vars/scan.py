@@ -29,6 +29,8 @@ NAME = re.compile(r"[A-Z_][A-Za-z0-9_]*[A-Z0-9_]")
 _WRAPPER = re.compile(r"env|knob", re.IGNORECASE)
 """Functions and classes that are handed the name of a variable have one of these words in their own name."""
 
+_LIKELY = re.compile(r"environ\b|getenv|env_name|env_\w+\(|_env\w*\(|env\w*\(\s*[\"']")
+
 _TOOL = "env_nvidia_tool"
 """Triton's knob for a program: ``env_nvidia_tool("ptxas")`` reads ``TRITON_PTXAS_PATH``."""
 
@@ -73,7 +75,7 @@ def scan_tree(root: Path, packages: Iterable[str] = ("torch", "triton")) -> list
             if _LEFT_OUT and not set(relative.parts).isdisjoint(_LEFT_OUT):
                 continue
             text = path.read_text(errors="replace")
-            if "env" in text:  # parsing is the slow part: 2,400 files, of which 600 have the word
+            if _LIKELY.search(text):  # parsing is the slow part: of 2,300 files 170 are worth it
                 reads += scan_source(text, relative.as_posix())
     return sorted(reads, key=lambda read: (read.name, read.file, read.line))
 
