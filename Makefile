@@ -97,7 +97,7 @@ $(VENV)/installed-dev: $(VENV)/installed-test
 $(NEWEST)/installed: pyproject.toml constraints.txt
 	$(call make-venv,$(NEWEST))
 	@echo "installing fuselab with the newest torch"
-	@grep -E '^(pytest|pytest-timeout|hypothesis|scipy|jsonschema)==' constraints.txt > $(NEWEST)/test-tools.txt
+	@grep -E '^(pytest|pytest-timeout|hypothesis|scipy|jsonschema|prometheus-client)==' constraints.txt > $(NEWEST)/test-tools.txt
 	@$(NEWEST)/bin/python $(PIP_INSTALL) --constraint $(NEWEST)/test-tools.txt --editable . --group test
 	@$(NEWEST)/bin/python -c 'import importlib.metadata as m; print("torch", m.version("torch"), "triton", m.version("triton"))'
 	@touch $@
