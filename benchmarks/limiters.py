@@ -29,11 +29,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from record import without_directories
 from rich.console import Console
 from rich.table import Table
 
 from fuselab.capture import capture
-from fuselab.capture.card_limiter import judge
+from fuselab.capture.card_limiter import LAUNCH_US, judge
 from fuselab.experiment import load_registry
 from fuselab.records import Direction
 from fuselab.worker.check import build, run_once
@@ -186,6 +187,36 @@ def report(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def predicted(times_us: dict[str, float]) -> str:
+    """The limiter of a recorded card by the model as it is now, its constant for a launch included."""
+    own = {name: time for name, time in times_us.items() if name != "launch"}
+    longest = max(own, key=lambda name: own[name])
+    return longest if own[longest] >= LAUNCH_US else "launch"
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """The table of the documentation."""
+    lines = [
+        "| kernel | predicted | measured | us | model us | data in cache | twice that | empty |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    right = 0
+    for row in document["kernels"]:
+        card, found = row["card"], row["measured"]
+        times = card["limiter"]["times_us"]
+        guess, answer = predicted(times), found["judged"]["limiter"]
+        right += guess == answer
+        name = f"{row['experiment']} {row['workload']} {card['direction']} `{card['name']}`"
+        figures = [found["figures_us"][key] for key in ("time_us", "cached_us", "cached_twice_us", "empty_us")]
+        model = max(time for limiter, time in times.items() if limiter != "launch")
+        time, cached, twice, empty = (f"{value:.1f}" for value in figures)
+        mark = answer if guess == answer else f"**{answer}**"
+        lines.append(f"| {name} | {guess} | {mark} | {time} | {model:.1f} | {cached} | {twice} | {empty} |")
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    head = f"{document['device']}, {versions}: {right} of {len(document['kernels'])} as predicted."
+    return "\n".join([head, "", *lines])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -194,8 +225,15 @@ def main() -> int:
     parser.add_argument("--experiment", action="append", choices=EXPERIMENTS)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--markdown", type=Path, help="print the table of a JSON file, judged anew, and do nothing else"
+    )
     options = parser.parse_args()
+    if options.markdown:
+        print(markdown(json.loads(options.markdown.read_text())))
+        return 0
     import torch
+    import triton
 
     if not torch.cuda.is_available():
         print("this benchmark needs a GPU", file=sys.stderr)
@@ -234,7 +272,10 @@ def main() -> int:
     print(f"{right} of {len(measured)} predictions confirmed; {len(rows) - len(measured)} kernels not measured")
     print(f"{len(failed)} kernels failed their check; {len(other)} have another occupancy by the driver")
     if options.json:
-        options.json.write_text(json.dumps({"device": target.device_name, "kernels": rows}, indent=1, default=str))
+        versions = {"torch": torch.__version__, "triton": triton.__version__}
+        document = {"device": target.device_name, "versions": versions, "kernels": rows}
+        plain = without_directories(json.loads(json.dumps(document, default=str)))
+        options.json.write_text(json.dumps(plain, indent=1) + "\n")
     return 0 if measured and not failed else 1
 
 

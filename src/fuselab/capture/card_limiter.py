@@ -28,8 +28,9 @@ __all__ = ["LIMITERS", "Facts", "Prediction", "judge", "predict"]
 
 LIMITERS = ("memory", "instructions", "latency", "launch")
 
-LAUNCH_US = 2.5
-"""Below this a kernel's own work does not show: between 2 and 3 us pass from one launch to the next."""
+LAUNCH_US = 0.75
+"""Below this a kernel's own work does not show: what an empty kernel of a few programs takes in a CUDA graph on an
+H200 (0.72 to 0.74 us in benchmarks/results/h200-limiters.json)."""
 MEMORY_LATENCY_US = 0.8
 """From a load to its value when it comes from memory that is kept busy, on the generations since 8.0."""
 DEPENDENT_CYCLES = 4.0
