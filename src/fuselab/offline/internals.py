@@ -246,13 +246,13 @@ def nothing_is_benchmarked(say: Callable[[str], None]) -> None:
         say: called with what was left open, once for each place.
     """
     pad: Any = importlib.import_module("torch._inductor.fx_passes.pad_mm")
-    if hasattr(pad, "should_pad_bench"):
+    if hasattr(pad, "get_cached_should_pad"):  # asked where a measurement is due, and nowhere else
 
-        def not_padded(*_args: Any, **_kwargs: Any) -> bool:
+        def not_padded(_key: str) -> bool:
             say("whether padding a matrix product pays is measured on the device; shown without padding")
             return False
 
-        pad.should_pad_bench = not_padded
+        pad.get_cached_should_pad = not_padded
 
 
 def watch_kernels(failed: Callable[[str, Exception], None], compiled: Callable[[str, Any], None]) -> None:
@@ -289,11 +289,17 @@ def modules_load_without_triton() -> None:
         holder = importlib.import_module(module)
         if hasattr(holder, "has_triton"):  # not torch.utils' own: Dynamo would import what is not there
             setattr(holder, "has_triton", lambda *_a, **_k: True)  # noqa: B010 - a module has no such field
+    utils: Any = importlib.import_module("torch.utils._triton")
+    utils.triton_hash_with_backend = lambda: "no triton"
     cache = needed("torch._inductor.codecache", "PyCodeCache")
 
     def load(_key: str, path: str, *_args: Any, **_kwargs: Any) -> Any:
         return SimpleNamespace(
-            __file__=path, call=None, runner=None, recursively_apply_fns=None, benchmark_compiled_module=None
+            __file__=path,
+            call=lambda arguments: arguments,
+            runner=None,
+            recursively_apply_fns=None,
+            benchmark_compiled_module=None,
         )
 
     cache.load_by_key_path = staticmethod(load)
