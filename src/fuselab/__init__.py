@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from fuselab.api import doctor, load_run, run
     from fuselab.diagnosis import diagnose
     from fuselab.env_vars import env
+    from fuselab.offline import inspect
     from fuselab.startup import compile_cost
 
-__all__ = ["__version__", "capture", "compile_cost", "deploy", "diagnose", "doctor", "env", "load_run", "run"]
+__all__ = ["__version__", "capture", "compile_cost", "deploy", "diagnose", "doctor", "env", "inspect", "load_run", "run"]
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("fuselab.startup").compile_cost
     if name == "env":
         return importlib.import_module("fuselab.env_vars").env
+    if name == "inspect":
+        return importlib.import_module("fuselab.offline").inspect
     if name == "diagnose":
         return importlib.import_module("fuselab.diagnosis").diagnose
     if name in __all__:

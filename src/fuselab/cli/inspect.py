@@ -35,10 +35,6 @@ def inspect(
     targets_file: Annotated[
         Path | None, typer.Option("--targets-file", envvar="FUSELAB_TARGETS", help="A TOML file with more devices.")
     ] = None,
-    interpret: Annotated[
-        bool,
-        typer.Option("--interpret", help="Run the generated kernels in Triton's interpreter, small, against eager."),
-    ] = False,
     seed: Annotated[int, typer.Option(envvar="FUSELAB_SEED", help="Seed of module construction.")] = 0,
     jobs: Annotated[
         int | None, typer.Option(help="Processes beside each other: as many as cores.", show_default=False)
@@ -70,7 +66,6 @@ def inspect(
         out=out,
         jobs=jobs,
         deadline_s=deadline,
-        interpreted=interpret,
         command=["fuselab", *sys.argv[1:]],
         tell=lambda text: words.print(f"[dim]{escaped(text)}[/]", highlight=False),
     )

@@ -26,6 +26,7 @@ from fuselab.offline.messages import DESCRIBED, REWRITTEN, Answer, Request, Way
 from fuselab.offline.process import ANSWER
 from fuselab.offline.results import Inspection, TargetResult, WorkloadResult, workload_result
 from fuselab.offline.selection import Chosen, choose
+from fuselab.offline.tracing import DEVICE_DEPENDENT
 from fuselab.records import Environment, RunMetadata, RunStatus, Workload
 from fuselab.store import Run, create_run
 from fuselab.targets import Target, find
@@ -37,8 +38,8 @@ NOTHING_MEASURED = "described, nothing was measured"
 DEADLINE_S = 900.0
 
 _CPU_TRACED = (
-    "traced on the CPU and rewritten: operators that torch dispatches or decomposes by device (rms_norm, layer_norm's "
-    "backward in half precision, scaled_dot_product_attention, batch_norm, linear) may differ from the device's"
+    "traced on the CPU and rewritten: operators that torch dispatches or decomposes by device "
+    f"({', '.join(DEVICE_DEPENDENT)}) may differ from the device's"
 )
 
 
@@ -57,7 +58,6 @@ def inspect(
     jobs: int | None = None,
     deadline_s: float = DEADLINE_S,
     way: Way | None = None,
-    interpreted: bool = False,
     command: Sequence[str] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> Inspection:

@@ -52,10 +52,6 @@ class KernelResult(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes from and to memory a launch; from the kernel's card."""
     limiter: str = ""
     """What the card expects to limit it."""
-    predicted_ns: float | None = None
-    """Predicted time of a launch: a prediction, never a measurement."""
-    predicted_error: float | None = None
-    """Relative error that the prediction had on the kernels it was calibrated on."""
     candidates: list[Candidate] = []
     """Every configuration that would be tried on the device."""
 

@@ -117,8 +117,6 @@ def _cell(kernel: KernelResult | None) -> Text:
         words += f" {kernel.occupancy:.0%}"
     if kernel.limiter:
         words += f" {kernel.limiter}"
-    if kernel.predicted_ns is not None and kernel.predicted_error is not None:
-        words += f" {kernel.predicted_ns / 1e3:.3g}us+-{kernel.predicted_error:.0%}"
     return Text(words, "yellow" if kernel.spills else "")
 
 
