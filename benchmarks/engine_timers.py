@@ -25,26 +25,35 @@ _ROUNDS = 40
 
 
 @dataclass(frozen=True)
-class Function:
-    """Something to be timed: a function on inputs of its own."""
+class Source:
+    """Inputs of one size: functions that have the same source object share them."""
 
-    name: str
-    call: Callable[[torch.Tensor], torch.Tensor]
     rows: int
     columns: int
     dtype: torch.dtype
     device: str
     seed: int
 
-    def inputs(self, index: int) -> Inputs:
-        """Input set number ``index``; no two functions share one."""
+    def __call__(self, index: int) -> Inputs:
+        """Input set number ``index``."""
         generator = torch.Generator(device=self.device).manual_seed(1000 * self.seed + index)
         shape = (self.rows, self.columns)
         return Inputs((torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype),), names=("x",))
 
-    def bound(self) -> Callable[[], torch.Tensor]:
-        """The function on input set 0, without arguments: what the foreign timers take."""
-        (x,) = self.inputs(0).args
+
+@dataclass(frozen=True)
+class Function:
+    """Something to be timed."""
+
+    name: str
+    call: Callable[[torch.Tensor], torch.Tensor]
+    source: Source
+
+    def bound(self, made: dict[int, torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """The function on input set 0 of its source, without arguments: what the foreign timers take."""
+        if id(self.source) not in made:
+            (made[id(self.source)],) = self.source(0).args
+        x = made[id(self.source)]
         return lambda: self.call(x)
 
 
@@ -156,8 +165,8 @@ def time_ours(
 ) -> tuple[dict[str, list[Sample]], float]:
     """All functions in rounds: samples by name, and wall seconds a function, preparation included."""
     started = time.perf_counter()
-    arms = [Arm(function.name, function.call, function.inputs) for function in functions]
-    shape = (functions[0].rows, functions[0].columns)
+    arms = [Arm(function.name, function.call, function.source) for function in functions]
+    shape = (functions[0].source.rows, functions[0].source.columns)
     found = time_group(
         arms,
         workload=Workload(shape=shape, seed=seed),

@@ -3,11 +3,12 @@
     PYTHONPATH=src python benchmarks/engines.py --out benchmarks/results/h200-engines.json
     python benchmarks/engines.py --markdown benchmarks/results/h200-engines.json
 
-Every timer gets the same functions (SiLU, RMSNorm, softmax in bf16, of about 20 and 80 us on an H200) on inputs of
-their own: copies of one function, which are equally fast, and controls with exactly 1% and 2% more rows. Ours times
-the functions of a group together, in rounds; the others time one after the other, as their users do, in an order of
-timers that is drawn anew for each group. Each of them may take as long for a function as ours took in that group, all
-of its preparation included. ``engine_rules`` says how each one's figures are judged.
+Every timer gets the same functions (SiLU, RMSNorm, softmax in bf16, of about 30 and 90 us on an H200): copies of one
+function, which are equally fast, and controls with exactly 1% and 2% more rows, each on inputs of its own (``--inputs
+shared``: all of one size on the same). Ours times the functions of a group together, in rounds; the others time one
+after the other, as their users do, in an order of timers that is drawn anew for each group. Each of them may take as
+long for a function as ours took in that group, all of its preparation included, within the bounds below.
+``engine_rules`` says how each one's figures are judged.
 
 The work is split over fresh processes. Each measures the same two ratios (one function against another) beside its
 share of the pairs: how far these differ from process to process is the repeatability.
@@ -75,7 +76,7 @@ def main() -> int:
     document["seconds"] = time.monotonic() - started
     document["settings"] = {
         key: getattr(arguments, key)
-        for key in ("device", "processes", "groups", "budget_s", "limit_s", "sizes", "seed")
+        for key in ("device", "processes", "groups", "budget_s", "limit_s", "sizes", "inputs", "seed")
     }
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(document, indent=1) + "\n")
@@ -92,6 +93,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=165.0, help="no group is begun that would end after this")
     parser.add_argument("--sizes", help="ROWSxCOLUMNS,...; rows a multiple of 100")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--inputs", choices=("own", "shared"), default="own", help="whether functions of one size have the same inputs"
+    )
     parser.add_argument("--out", help="write the JSON here")
     parser.add_argument("--markdown", metavar="FILE", help="print the table of a JSON file, and do nothing else")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
@@ -174,20 +178,22 @@ class Bench:
         self.device = arguments.device
         self.budget_s = arguments.budget_s
         self.seed = arguments.seed
+        self.shared = arguments.inputs == "shared"
         self.calls = calls
         self.dtype = dtype
         self.timers = engine_timers.timers(self.device)
 
     def functions(self, kinds: list[tuple[str, int]], size: tuple[int, ...], at: int) -> list[Any]:
-        """Functions of (name, per cent more rows), each with inputs of its own."""
-        rows, columns = size
-        return [
-            self.engine.Function(
-                f"{i} {name} +{percent}%", self.calls[name], rows + rows * percent // 100, columns, self.dtype,
-                self.device, seed=100 * (self.seed + at) + i,
-            )
-            for i, (name, percent) in enumerate(kinds)
-        ]  # fmt: skip
+        """Functions of (name, per cent more rows), each with inputs of its own, or sharing those of its size."""
+        sources: dict[Any, Any] = {}
+        functions = []
+        for i, (name, percent) in enumerate(kinds):
+            rows, key = size[0] + size[0] * percent // 100, percent if self.shared else i
+            if key not in sources:
+                seed = 100 * (self.seed + at) + i
+                sources[key] = self.engine.Source(rows, size[1], self.dtype, self.device, seed)
+            functions.append(self.engine.Function(f"{i} {name} +{percent}%", self.calls[name], sources[key]))
+        return functions
 
     def ours(self, kinds: list[tuple[str, int]], size: tuple[int, ...], at: int, budget_s: float) -> tuple[Any, float]:
         """Samples by function, in order, and seconds a function."""
@@ -223,7 +229,8 @@ class Bench:
         answer: dict[str, Any] = {"clock": timer.clock, "seconds": None, "decisions": []}
         started = time.perf_counter()
         try:
-            timed = [timer.time(function.bound(), budget_s) for function in self.functions(kinds, size, at)]
+            made: dict[int, Any] = {}
+            timed = [timer.time(function.bound(made), budget_s) for function in self.functions(kinds, size, at)]
         except Exception as error:  # noqa: BLE001 - whatever a timer raises is its row's reason; the others go on
             answer["failure"] = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             return answer

@@ -38,11 +38,11 @@ def workload(shape=(48, 96), dtype="f32", seed=0):
 
 
 def rows(workload, device, *, weights=0):
-    """x and weights of its last axis, all requiring gradients."""
-    g = torch.Generator().manual_seed(workload.seed)
+    """x, then of its last axis a weight near 1 and a bias near 0, all requiring gradients."""
+    g = torch.Generator(device=device).manual_seed(workload.seed)
     dtype = getattr(torch, DTYPES[workload.dtype])
-    made = [torch.randn(workload.shape, generator=g)]
-    made += [1 + 0.1 * torch.randn(workload.shape[-1], generator=g) for _ in range(weights)]
+    made = [torch.randn(workload.shape, generator=g, device=device)]
+    made += [1 - i + 0.1 * torch.randn(workload.shape[-1], generator=g, device=device) for i in range(weights)]
     return Inputs(
         tuple(t.to(device=device, dtype=dtype).requires_grad_() for t in made),
         names=("x", "weight", "bias")[: weights + 1],
@@ -346,3 +346,25 @@ PLANTED = [
     Planted("side stream", SILU, side_stream, "", gpu=True),
     Planted("side stream, forked and not joined", SILU, side_stream_forked, "", gpu=True),
 ]  # fmt: skip
+
+HAVE_TO_BE_REJECTED = {
+    "zeros": "zeros",
+    "x0.95": "x0.95",
+    "wrong activation": "wrong activation",
+    "LayerNorm for RMSNorm": "layer_norm for rms_norm",
+    "dropped eps": "dropped eps",
+    "N-1 elements": "N-1 elements",
+    "unwritten last column": "unwritten last column",
+    "tanh for erf": "tanh for erf",
+    "wrong backward mask": "wrong backward mask",
+    "mask repeated every 4 elements": "mask repeated every 4",
+    "replayed output": "replayed output",
+    "mutated input": "mutated input",
+    "work on a side stream": "side stream, forked and not joined",
+    "result cached between calls": "result cached",
+}
+"""The list that the gate is held to, in its own words, and what is planted here for each."""
+
+
+def planted_as(name):
+    return next(p for p in PLANTED if p.name == HAVE_TO_BE_REJECTED[name])

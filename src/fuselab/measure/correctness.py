@@ -41,7 +41,7 @@ _SMALL = 2.0**-10
 """What the first row is scaled by: its variance falls to about 1e-6, where an ``eps`` of 1e-5 or 1e-6 decides."""
 
 _LARGEST_16_BIT = 16.0
-"""What the last element is scaled by at most in float16, whose squares overflow above 255."""
+"""How many times the mean the last element is at most in float16, whose squares overflow above 255."""
 
 _STATE = "keep no state between calls, and take what is random as an argument"
 
@@ -112,15 +112,18 @@ def other_inputs(
             if tensor.dim() > 1:
                 changed[(0,) * (tensor.dim() - 1)] *= _SMALL
                 if tensor.numel() > tensor.shape[-1]:  # another row than the small one
-                    changed[(-1,) * tensor.dim()] *= _large(tensor)
+                    changed[(-1,) * tensor.dim()] = _large(tensor)
         return changed.requires_grad_(tensor.requires_grad)
 
     return fresh.map(change)
 
 
-def _large(tensor: Tensor) -> float:
+def _large(tensor: Tensor) -> Tensor:
+    """A last element that is about half of its row's sum of squares, with the sign of the one that is there."""
     factor = 2.0 ** math.ceil(math.log2(max(tensor.shape[-1], 1)) / 2)
-    return min(factor, _LARGEST_16_BIT) if tensor.dtype is torch.float16 else factor
+    factor = min(factor, _LARGEST_16_BIT) if tensor.dtype is torch.float16 else factor
+    plain = tensor.detach()
+    return torch.copysign(factor * plain.abs().mean(), plain[(-1,) * plain.dim()])
 
 
 class _Gate:
@@ -153,7 +156,7 @@ class _Gate:
         measure = self._eager(first)
         before = measure[0].outputs if measure else []
         once = measure and self._compared("", first, *measure)
-        if not once:
+        if not once or once.faults:
             return
         self._check_repetition(once, self._call(self.implementation, first), first)
         measure = self._eager(second)
@@ -265,7 +268,7 @@ class _Gate:
         """Outputs, then gradients, of the call and of eager."""
         for (name, got), (_, expected) in zip(called.outputs, eager.outputs, strict=True):
             yield Direction.FORWARD, name, got, expected
-        if not eager.gradients:
+        if not eager.gradients or (called.faults and not called.gradients):
             return
         if called.differentiable != eager.differentiable:
             have, should = (", ".join(c.differentiable) or "no output" for c in (called, eager))
