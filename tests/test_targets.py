@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from fuselab import targets
-from fuselab.errors import UnknownNameError
+from fuselab.errors import UnknownNameError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,63 @@ def test_a_target_is_frozen_and_survives_json() -> None:
 def test_importing_targets_imports_no_torch() -> None:
     code = "import sys, fuselab.targets; sys.exit(any(m in sys.modules for m in ('torch', 'triton', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+OWN = """
+[target.h20]
+device_name = "NVIDIA H20"
+arch = "sm_90"
+multiprocessors = 78
+bandwidth_tb_per_s = 4.0
+memory_gib = 96
+l2_mib = 60
+bf16_tflops = 148
+[target.h20.sources]
+multiprocessors = "driver"
+bandwidth = "datasheet"
+memory = "datasheet"
+l2 = "driver"
+rates = "datasheet"
+"""
+
+
+def test_a_file_adds_a_device(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN)
+    known = targets.read(path)
+    found = targets.find("H20", known)
+    assert (found.multiprocessors, found.warp_size, found.compute_capability) == (78, 32, (9, 0))
+    assert found.bandwidth_bytes_per_s == 4.0e12
+    assert found.f32_flops is None
+    assert found.sources["bandwidth"] == "datasheet"
+    assert set(targets.TARGETS) < set(known)
+    assert "h20" not in targets.TARGETS
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("sm_90", "sm_42"), "limits are not known"),
+        (('rates = "datasheet"\n', ""), "does not say where rates"),
+        (("multiprocessors = 78", 'multiprocessors = "78"'), "does not describe devices"),
+        (("l2_mib", "l2_mb"), "does not describe devices"),
+        (("[target.h20]\n", "[target.h20\n"), "does not describe devices"),
+    ],
+)
+def test_a_file_that_does_not_describe_a_device_is_named(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN.replace(*change))
+    with pytest.raises(UsageError, match=words) as error:
+        targets.read(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        targets.read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("target", targets.TARGETS.values(), ids=lambda target: target.name)
+def test_each_figure_names_its_document(target: targets.Target) -> None:
+    assert set(target.sources) >= {"multiprocessors", "bandwidth", "memory", "l2", "rates", "limits"}
+    assert all(target.sources.values())
