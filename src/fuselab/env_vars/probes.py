@@ -138,7 +138,7 @@ EFFECTS = (
     Effect(name="TORCH_COMPILE_DEBUG", group="inductor", value="1", looked_at="files of the debug directory",
            claim=_becomes("output_code.py"), along={"TORCH_COMPILE_DEBUG_DIR": "{into}/debug"}),
     Effect(name="TORCHINDUCTOR_SIZE_ASSERTS", group="inductor", value="0", looked_at="the generated wrapper",
-           claim=_goes("assert_size_stride(")),
+           claim=_goes("    assert_size_stride")),
     Effect(name="TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE", group="inductor", value="1", looked_at="the generated C++",
            claim=lambda a, b: _recorded(b) and not _recorded(a)),
     Effect(name="TORCHINDUCTOR_VEC_ISA_OK", group="inductor", value="0", looked_at="the generated C++",
@@ -175,7 +175,7 @@ EFFECTS = (
     Effect(name="NVPTX_ENABLE_DUMP", group="triton", value="1", looked_at="stdout and stderr",
            claim=_becomes("NVPTX Dump")),
     Effect(name="TRITON_DUMP_PTXAS_LOG", group="triton", value="1", looked_at="stdout and stderr",
-           claim=_becomes("ptxas info")),
+           claim=_becomes("Compiling entry function")),
     Effect(name="PTXAS_OPTIONS", group="assembler", value="--no-such-option", looked_at="how the compile ends",
            claim=_is("compiled", "PTXASError")),
     Effect(name="TRITON_ALWAYS_COMPILE", group="triton", value="1", looked_at="a second compile writes the files anew",
@@ -237,7 +237,10 @@ def _probe_fields(variables: list[Variable], installation: Installation) -> list
         seen = without.get(variable.name, "?"), with_.get(variable.name, "?")
         default = variable.default_in.get(release, variable.default)
         known_default = default == seen[0] or not _is_python(variable.default)
-        moved = seen[0] != seen[1] or seen[1] == variable.default
+        if seen[0] == seen[1] == variable.gives and default == variable.gives:
+            reason = f"in this release {variable.example} is the default"
+            outcomes.append(_not_here(variable.name, {variable.name: variable.example}, reason))
+            continue
         outcomes.append(
             Outcome(
                 name=variable.name,
@@ -245,7 +248,7 @@ def _probe_fields(variables: list[Variable], installation: Installation) -> list
                 looked_at=variable.field or "",
                 without=seen[0],
                 with_=seen[1],
-                passed=seen[1] == variable.gives and known_default and moved,
+                passed=seen[1] == variable.gives and known_default and seen[0] != seen[1],
                 reason="" if known_default else f"the catalogue has the default {default}",
             )
         )
@@ -316,10 +319,11 @@ def both_died(*answers: Mapping[str, str]) -> str:
 
 def _shown(effect: Effect, text: str) -> str:
     """The line of the evidence that the claim is about."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip()]
     if isinstance(effect.claim, _Text):
-        lines = [line for line in lines if effect.claim.sought in line] or [f"nothing with {effect.claim.sought}"]
-    line = lines[0] if lines else "nothing"
+        sought = effect.claim.sought
+        lines = [line for line in lines if sought in line] or [f"nothing with {sought.strip()}"]
+    line = lines[0].strip() if lines else "nothing"
     return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 

@@ -200,7 +200,7 @@ def outcomes_view(outcomes: Sequence[Outcome]) -> RenderableType:
     """What probes saw, without the variable and with it."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("", "set to", "looked at", "without", "with"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("", "set to"))
     for outcome in outcomes:
         mark = {True: "[green]as claimed[/]", False: "[bold red]not so[/]", None: "[yellow]not here[/]"}[outcome.passed]
         settings = " ".join(f"{name}={value}" for name, value in outcome.settings.items())
