@@ -74,7 +74,8 @@ def check_mask(workload, witness):
     keep = witness["mask"].reshape(-1).double()
     n = keep.numel()
     rate = float(keep.mean())
-    if abs(rate - (1 - P)) > 5 * math.sqrt(P * (1 - P) / n):
+    allowed = 5 * math.sqrt(P * (1 - P) / n)
+    if abs(rate - (1 - P)) > max(0.1, allowed):
         return f"keep rate {rate:.4f}"
     centred = keep - (1 - P)
     for lag in (1, 2, 4, witness["mask"].shape[-1]):
@@ -83,7 +84,8 @@ def check_mask(workload, witness):
         correlation = float((centred[lag:] * centred[:-lag]).mean()) / (P * (1 - P))
         if abs(correlation) > 5 / math.sqrt(n - lag):
             return f"the mask repeats: correlation {correlation:.3f} at lag {lag}"
-    return ""
+    # After the lags: the rate of a mask that repeats strays further, and for that reason.
+    return f"keep rate {rate:.4f}" if abs(rate - (1 - P)) > allowed else ""
 
 
 RMS_NORM = experiment("rms_norm", rms_norm, lambda w, d: rows(w, d, weights=1))

@@ -250,7 +250,9 @@ def _bias(got: Tensor, reference: Tensor, eager: Tensor, eager_reference: Tensor
     size = 2.0 ** (
         top - torch.arange(2 * _POWERS, device=got.device, dtype=torch.float64).div(2, rounding_mode="floor")
     )
-    allowed = torch.maximum(_BIAS_FACTOR * eager_rms, torch.finfo(got.dtype).eps * size + floor)
+    limits = torch.finfo(got.dtype)
+    floor += limits.smallest_normal * limits.eps  # results below the normal numbers are rounded to multiples of this
+    allowed = torch.maximum(_BIAS_FACTOR * eager_rms, limits.eps * size + floor)
     beyond = mean.abs() - _STANDARD_ERRORS * rms / count.clamp(min=1).sqrt() - allowed
     beyond = torch.where(count >= _STRATUM, beyond, -1.0)
     worst = int((beyond / size).argmax())
