@@ -23,27 +23,32 @@ if TYPE_CHECKING:
     from fuselab.offline import inspect
     from fuselab.startup import compile_cost
 
-__all__ = ["__version__", "capture", "compile_cost", "deploy", "diagnose", "doctor", "env", "inspect", "load_run", "run"]
+_HOMES = {
+    "capture": "fuselab",  # the package is the function: it can be called
+    "compile_cost": "fuselab.startup",
+    "deploy": "fuselab",
+    "diagnose": "fuselab.diagnosis",
+    "doctor": "fuselab.api",
+    "env": "fuselab.env_vars",
+    "inspect": "fuselab.offline",
+    "load_run": "fuselab.api",
+    "run": "fuselab.api",
+}
+"""Where each name is from; a name of fuselab itself is a package."""
+
+__all__ = ["__version__", "capture", "compile_cost", "deploy", "diagnose", "doctor", "env", "inspect", "load_run"]
+__all__ += ["run"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "capture":  # the package is the function: it can be called
-        return importlib.import_module("fuselab.capture")
-    if name == "deploy":
-        return importlib.import_module("fuselab.deploy")
-    if name == "compile_cost":
-        return importlib.import_module("fuselab.startup").compile_cost
-    if name == "env":
-        return importlib.import_module("fuselab.env_vars").env
-    if name == "inspect":
-        return importlib.import_module("fuselab.offline").inspect
-    if name == "diagnose":
-        return importlib.import_module("fuselab.diagnosis").diagnose
-    if name in __all__:
-        return getattr(importlib.import_module("fuselab.api"), name)
-    raise AttributeError(f"module 'fuselab' has no attribute {name!r}; it has {', '.join(__all__)}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fuselab' has no attribute {name!r}; it has {', '.join(__all__)}")
+    if home == "fuselab":
+        return importlib.import_module(f"fuselab.{name}")
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:
