@@ -16,7 +16,7 @@ from fuselab.experiments.user import experiment_of_callable
 from fuselab.measure import verdicts
 from fuselab.measure.group import Arm, time_group
 from fuselab.measure.verdicts import settle
-from fuselab.records import Direction, Status, Verdict, Workload
+from fuselab.records import Comparison, Direction, Measurement, Status, Verdict, Workload
 from fuselab.worker.check import check
 from fuselab.worker.messages import CheckRequest, ExperimentReference
 
@@ -234,19 +234,21 @@ def test_the_status_reaches_the_run(tmp_path):
 
 
 def test_a_doubtful_figure_is_withheld():
-    found = timed(eager=F.silu, idle=lambda x: x)  # the gate would have refused it
-    from fuselab.records import Measurement
-
     cells = [
         Measurement(
             experiment="e", variant=name, workload=Workload(shape=(64, 96)), direction=FORWARD, status=Status.OK,
-            samples=t.samples, comparison=t.comparison, warnings=t.warnings,
+            comparison=Comparison(baseline="eager", verdict=verdict, speedup=20.0, p_value=1e-9), warnings=warnings,
         )
-        for name, t in found.items()
+        for name, verdict, warnings in (
+            ("eager", Verdict.BASELINE, []),
+            ("idle", Verdict.FASTER, [f"{verdicts.TOO_FAST}: a call takes less"]),
+            ("quick", Verdict.FASTER, []),
+        )
     ]  # fmt: skip
     settled = {m.variant: m.comparison for m in settle(cells)}
     assert settled["idle"].verdict is Verdict.WITHHELD
     assert settled["idle"].speedup is None
+    assert settled["quick"].verdict is Verdict.FASTER
 
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]

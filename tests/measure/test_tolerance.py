@@ -130,6 +130,29 @@ def test_two_orders_of_summing_count_as_repeated_and_two_results_do_not(sums):
     assert "differ by up to" in not_repeated(sums.one_after_the_other, other, scale)
 
 
+def biased(by, rows=512):
+    """16-bit results of about 1 and, in 32 columns of 256, of about 1/256; these are off by 5% times ``by(row)``."""
+    exact = torch.rand((rows, 256), generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1.0
+    off = torch.zeros_like(exact)
+    exact[:, :32] /= 256
+    off[:, :32] = 0.05 * by(torch.arange(rows, dtype=torch.float64)).view(-1, 1)
+    scale = Scale(exact.numel(), 256, sixteen_bit=True)
+    return compare("output", (exact * (1 + off)).bfloat16(), exact.bfloat16(), exact, scale)
+
+
+def test_an_error_of_small_results_is_seen_in_the_mean_of_many_rows():
+    """All of these are within the bounds of single results: 5% of 1/256 is 0.02% of 1."""
+    assert biased(lambda row: 0 * row).correct
+    wrong = biased(lambda row: 1 + 0 * row)
+    assert wrong.reason.startswith("systematic error: results of about 0.0039 are off by 0.0003 in the mean"), wrong
+    half = biased(lambda row: 0.1 + 0 * row)
+    assert half.correct, half.reason  # one rounding
+    alternating = biased(lambda row: torch.where(row % 2 == 0, 1.0, -1.0))
+    assert alternating.correct, alternating.reason
+    few = biased(lambda row: 1 + 0 * row, rows=8)
+    assert few.correct, few.reason  # what a row has in common is one error, and eight are too few to tell
+
+
 def normalised_and_weighed(x, weight):
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight
 

@@ -40,7 +40,8 @@ largest; a single row left out is 15 600.
 Sixteen bits round so coarsely that GELU's tanh form is within the error of its erf form, element by element. What
 rounding hides shows in the mean: rounding errors have either sign. So a 16-bit result is also held to a bound on its
 mean error, among results of one sign and one power of two, where there are 64 of them and more: at most eager's
-root-mean-square error among these, or two roundings of their size, and five standard errors beside. In 4 million
+root-mean-square error among these, or two roundings of their size, and five standard errors beside, rows being the
+unit: what the elements of a row have in common, such as the rounding of the row's sum, is one error. In 4 million
 results the tanh form is off by 16% in the mean where GELU is about -2e-4, which is 10 times eager's error there;
 kernels that round once more or less than eager stay below a fifth of two roundings, truncation instead of rounding at
 a third. Where there are fewer or none of such small results, as with a bias of 1 and a million of them, it passes.
@@ -71,6 +72,8 @@ CAP = 0.04
 
 _STRATUM = 64
 """Fewest results of one sign and power of two whose mean error is looked at."""
+_CLUSTERS = 1024
+"""Most groups of rows that standard errors are taken from."""
 _POWERS = 24
 """Powers of two below the largest result that are told apart."""
 _BIAS_FACTOR = 1.0
@@ -245,15 +248,15 @@ def _bias(got: Tensor, reference: Tensor, eager: Tensor, eager_reference: Tensor
     if not sizes.numel() or not float(sizes.max()):
         return ""
     top = math.floor(math.log2(float(sizes.max())))
-    count, mean, rms = _strata(got, reference, top)
-    _, _, eager_rms = _strata(eager, eager_reference, top)
+    count, mean, standard, _ = _strata(got, reference, top)
+    _, _, _, eager_rms = _strata(eager, eager_reference, top)
     size = 2.0 ** (
         top - torch.arange(2 * _POWERS, device=got.device, dtype=torch.float64).div(2, rounding_mode="floor")
     )
     limits = torch.finfo(got.dtype)
     floor += limits.smallest_normal * limits.eps  # results below the normal numbers are rounded to multiples of this
     allowed = torch.maximum(_BIAS_FACTOR * eager_rms, limits.eps * size + floor)
-    beyond = mean.abs() - _STANDARD_ERRORS * rms / count.clamp(min=1).sqrt() - allowed
+    beyond = mean.abs() - _STANDARD_ERRORS * standard - allowed
     beyond = torch.where(count >= _STRATUM, beyond, -1.0)
     worst = int((beyond / size).argmax())
     if float(beyond[worst]) <= 0:
@@ -265,17 +268,23 @@ def _bias(got: Tensor, reference: Tensor, eager: Tensor, eager_reference: Tensor
     )
 
 
-def _strata(got: Tensor, reference: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Number, mean error and root-mean-square error of the results by power of two and sign of the reference."""
+def _strata(got: Tensor, reference: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the results by power of two and sign of the reference: number, mean error, its standard error with rows as
+    the unit, root-mean-square error."""
     wide = widen(got).detach()
     inside = torch.isfinite(wide) & torch.isfinite(reference) & (reference != 0)
+    rows = max(1, got.numel() // got.shape[-1]) if got.dim() > 1 else got.numel()
+    clusters = min(rows, _CLUSTERS)
+    row = torch.arange(rows, device=got.device).mul(clusters).div(rows, rounding_mode="floor")
+    cluster = row.view(-1, 1).expand(rows, got.numel() // rows).reshape(got.shape)[inside]
     reference, error = reference[inside], (wide - reference)[inside]
     power = (top - reference.abs().log2().floor()).clamp(0, _POWERS - 1).long()
-    stratum = 2 * power + (reference < 0)
-    count = torch.bincount(stratum, minlength=2 * _POWERS).double()
+    stratum, strata = 2 * power + (reference < 0), 2 * _POWERS
+    count = torch.bincount(stratum, minlength=strata).double()
     some = count.clamp(min=1)
-    mean = torch.bincount(stratum, weights=error, minlength=2 * _POWERS) / some
-    return count, mean, (torch.bincount(stratum, weights=error.square(), minlength=2 * _POWERS) / some).sqrt()
+    sums = torch.bincount(cluster * strata + stratum, weights=error, minlength=clusters * strata).view(clusters, strata)
+    rms = (torch.bincount(stratum, weights=error.square(), minlength=strata) / some).sqrt()
+    return count, sums.sum(0) / some, sums.square().sum(0).sqrt() / some, rms
 
 
 def not_repeated(a: Tensor, b: Tensor, scale: Scale, allowed: float | None = None) -> str:
