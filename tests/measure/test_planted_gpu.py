@@ -100,12 +100,12 @@ def test_what_is_right_beside_it_is_accepted_on_a_gpu(name, dtype, device):
 
 
 @cuda
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_faulty_kernels_are_rejected_and_the_right_ones_accepted(dtype, device):
+@pytest.mark.parametrize(("dtype", "shape"), zip(DTYPES, SHAPES, strict=True))
+def test_faulty_kernels_are_rejected_and_the_right_ones_accepted(dtype, shape, device):
     pytest.importorskip("triton")
     import planted_kernels as kernels
 
-    assert judged(kernels, {**kernels.WRONG, **kernels.WRONG_ON_A_GPU}, SHAPES, dtype, device) == []
+    assert judged(kernels, {**kernels.WRONG, **kernels.WRONG_ON_A_GPU}, [shape], dtype, device) == []
 
 
 def judged(kernels, wrong, shapes, dtype, device):
