@@ -214,10 +214,10 @@ def _arrived(variable: Variable, value: str) -> bool:
         path = getattr(source, "__file__", None)
         if source is None or path is None:
             continue
-        owner: object = source
-        for part in variable.field.removeprefix(f"{module}.").split("."):
-            owner = getattr(owner, part, None)
         for read in Installation.here().reads(f"{module.replace('.', '/')}.py"):
-            if read.name == variable.name and read.field == variable.field and read.rule:
-                return bool(owner == read_as(read.rule, {variable.name: value}))
+            if read.name == variable.name and read.field and read.rule:
+                held: object = source
+                for part in read.field.removeprefix(f"{module}.").split("."):
+                    held = getattr(held, part, None)
+                return bool(held == read_as(read.rule, {variable.name: value}))
     return False
