@@ -91,8 +91,9 @@ def other_inputs(
 ) -> Inputs:
     """Inputs like ``first``, strides included, with other values at other addresses.
 
-    The first row of each is made small, and the last element large: about the root of the row's length, which makes it
-    half of the row's mean square.
+    The first row of each is made small, and in 16 bits the last element large: about the root of the row's length,
+    which makes it half of the row's mean square, so that what leaves it out is seen above the rounding. With 32 bits and more
+    it is seen anyway, and a softmax whose row is nearly one element would be judged by one cancellation's rounding.
 
     They come from the next seed; where that makes the same values (a user's own inputs do), or ``given`` inputs have no
     seed, floating-point tensors are turned around, which keeps what values they may have.
@@ -111,7 +112,7 @@ def other_inputs(
                 changed.copy_(tensor.detach().flip(tuple(range(tensor.dim()))))
             if tensor.dim() > 1:
                 changed[(0,) * (tensor.dim() - 1)] *= _SMALL
-                if tensor.numel() > tensor.shape[-1]:  # another row than the small one
+                if tensor.itemsize == 2 and tensor.numel() > tensor.shape[-1]:  # another row than the small one
                     changed[(-1,) * tensor.dim()] = _large(tensor)
         return changed.requires_grad_(tensor.requires_grad)
 
