@@ -92,8 +92,8 @@ def other_inputs(
     """Inputs like ``first``, strides included, with other values at other addresses.
 
     The first row of each is made small, and in 16 bits the last element large: about the root of the row's length,
-    which makes it half of the row's mean square, so that what leaves it out is seen above the rounding. With 32 bits and more
-    it is seen anyway, and a softmax whose row is nearly one element would be judged by one cancellation's rounding.
+    which makes it half of the row's mean square, so that what leaves it out is seen above the rounding. With 32 bits
+    and more it is seen anyway, and a softmax whose row is nearly one element would be judged by one cancellation.
 
     They come from the next seed; where that makes the same values (a user's own inputs do), or ``given`` inputs have no
     seed, floating-point tensors are turned around, which keeps what values they may have.
