@@ -206,7 +206,8 @@ def facts(programs: int, elements: int, *, instructions: int = 100, special: int
         (facts(65536, 1 << 26), "memory"),
         (facts(65536, 1 << 26, instructions=2000), "instructions"),
         (facts(65536, 1 << 26, instructions=1000, special=300), "instructions"),
-        (facts(8, 8192), "launch"),
+        (facts(8, 8192), "latency"),
+        (facts(8, 8192, rounds=0), "launch"),
         (facts(8, 1 << 20, rounds=64), "latency"),
     ],
 )
@@ -236,10 +237,10 @@ def test_special_functions_take_eight_times_a_float_instruction():
 @pytest.mark.parametrize(
     ("figures", "measured"),
     [
-        ((3.0, 2.5, 2.9, 2.9), "launch"),
-        ((40.0, 2.5, 18.0, 35.0), "memory"),
-        ((40.0, 2.5, 39.0, 77.0), "instructions"),
-        ((40.0, 2.5, 39.0, 45.0), "latency"),
+        ((1.0, 0.75, 0.9, 0.9), "launch"),
+        ((40.0, 0.75, 18.0, 35.0), "memory"),
+        ((40.0, 0.75, 39.0, 77.0), "instructions"),
+        ((40.0, 0.75, 39.0, 45.0), "latency"),
     ],
 )
 def test_measured_limiters(figures, measured):
