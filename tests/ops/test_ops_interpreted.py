@@ -27,7 +27,8 @@ def run(file):
 @pytest.fixture(scope="module")
 def processes(request):
     """The processes of all files that this session tests, started together."""
-    wanted = [i.callspec.params["file"] for i in request.session.items if "processes" in getattr(i, "fixturenames", ())]
+    here = [item for item in request.session.items if item.path == request.path]
+    wanted = [i.callspec.params["file"] for i in here if "processes" in getattr(i, "fixturenames", ())]
     with ThreadPoolExecutor(2) as pool:
         yield {file: pool.submit(run, file) for file in wanted}
 
