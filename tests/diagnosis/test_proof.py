@@ -68,7 +68,11 @@ def test_answers_that_differ_are_said_to_differ_and_not_offered(here):
     (proof,) = [p for p in found.proofs if p.edit == "drop_item"]
     assert proof.status is ProofStatus.DIFFERENT
     assert "output is torch.float64" in proof.reason
-    assert [e.name for e in found.proved.edits] == ["capture_scalars"]  # the next one, which keeps the float a float
+    tried = [(p.edit, p.status, p.reason) for p in found.proofs]
+    assert found.proved is not None, tried
+    assert [e.name for e in found.proved.edits] == ["capture_scalars"], (
+        tried
+    )  # the next one, which keeps the float a float
 
 
 def test_an_edit_that_prints_otherwise_is_not_offered(here):

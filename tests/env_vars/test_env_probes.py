@@ -68,6 +68,19 @@ def test_a_field_that_does_not_follow_is_not_passed(monkeypatch):
         assert outcome.passed is passed
 
 
+def test_a_default_that_is_the_machines_own_is_no_wrong_claim(monkeypatch):
+    variable = catalogue().find("TORCHINDUCTOR_COMPILE_THREADS")  # the number of cores, which may be the example's one
+    for halves, passed in [
+        (({variable.name: "1"}, {variable.name: "1"}), None),
+        (({variable.name: "2"}, {variable.name: "1"}), True),
+        (({variable.name: "2"}, {variable.name: "2"}), False),
+    ]:
+        monkeypatch.setattr(probes, "_children", lambda *_, halves=halves: halves)
+        (outcome,) = probes._probe_fields([variable], probes.Installation.here())
+        assert outcome.passed is passed
+        assert bool(outcome.reason) is (passed is None)
+
+
 def test_what_has_no_probe_says_so():
     (outcome,) = probes.run_probes(["NCCL_DEBUG"])
     assert outcome.passed is None

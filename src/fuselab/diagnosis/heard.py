@@ -42,9 +42,14 @@ def heard() -> Iterator[list[str]]:
     finally:
         root.removeHandler(records)
     said += printed.getvalue().splitlines()
-    said += [f"{w.category.__name__}: {w.message}" for w in caught if not w.filename.startswith(folders)]
+    said += [f"{w.category.__name__}: {w.message}" for w in caught if _is_answer(w, folders)]
     said += records.lines
     said[:] = sorted(_ONLY_HERE.sub("...", line) for line in said)
+
+
+def _is_answer(warning: warnings.WarningMessage, libraries: tuple[str, ...]) -> bool:
+    """Whether a warning is the doing of the call: a ResourceWarning comes whenever garbage happens to be collected."""
+    return not issubclass(warning.category, ResourceWarning) and not warning.filename.startswith(libraries)
 
 
 class _Printed(io.StringIO):

@@ -236,11 +236,13 @@ def _probe_fields(variables: list[Variable], installation: Installation) -> list
     for variable in here:
         seen = without.get(variable.name, "?"), with_.get(variable.name, "?")
         default = variable.default_in.get(release, variable.default)
-        known_default = default == seen[0] or not _is_python(variable.default)
-        if seen[0] == seen[1] == variable.gives and default == variable.gives:
-            reason = f"in this release {variable.example} is the default"
+        of_machine = not _is_python(variable.default)
+        if seen[0] == seen[1] == variable.gives and (of_machine or default == variable.gives):
+            where = "on this machine" if of_machine else "in this release"
+            reason = f"{where} {variable.example} is the default"
             outcomes.append(_not_here(variable.name, {variable.name: variable.example}, reason))
             continue
+        known_default = of_machine or default == seen[0]
         outcomes.append(
             Outcome(
                 name=variable.name,
