@@ -21,6 +21,7 @@ from typing import Any
 
 from fuselab.ir.instructions import InstructionMix
 from fuselab.ir.occupancy import Occupancy
+from fuselab.ir.pipes import SCHEDULERS, clock_hz, pipe_clocks
 from fuselab.ir.traffic import Traffic
 from fuselab.targets import Target
 
@@ -45,25 +46,6 @@ CACHE_SHARE = 0.5
 """Part of the L2 cache in which what is read again may be found: the rest holds what streams through."""
 SUSTAINED = {"memory": 0.90, "instructions": 0.75}
 """Part of the peak that good kernels reach."""
-
-_LANES: dict[str, float] = {
-    "special": 16,
-    "global load": 32,
-    "global store": 32,
-    "global atomic": 32,
-    "spill": 32,
-    "shared": 32,
-    "exchange": 32,
-    "conversion": 64,
-    "integer": 64,
-    "uniform": 64,
-}
-"""Results a clock and multiprocessor: CUDA C++ Programming Guide, *Throughput of Native Arithmetic Instructions*."""
-_FLOAT_LANES = {(8, 0): 64}
-_DOUBLE_LANES = {(8, 0): 32, (9, 0): 64, (10, 0): 64}
-_SCHEDULERS = 4
-_BYTES_A_CLOCK = 128
-"""What a multiprocessor moves between its registers and its first-level cache in a clock."""
 
 LAUNCH_FACTOR = 1.5
 """Measured: a kernel that takes less than this many times an empty one of the same grid is limited by its launch."""
@@ -162,17 +144,6 @@ def judge(predicted: str | None, measurement: Mapping[str, float]) -> dict[str, 
     return {"limiter": measured, "verdict": verdict, "reason": why, "figures_us": dict(measurement)}
 
 
-def clock_hz(target: Target) -> float:
-    """The clock that the described peak in float32 implies: a fused multiply-add a lane and clock.
-
-    Raises:
-        ValueError: the target's peak is not described.
-    """
-    if target.f32_flops is None or target.compute_capability is None:
-        raise ValueError(f"the clock of {target.device_name} is not described")
-    return target.f32_flops / (2 * _FLOAT_LANES.get(target.compute_capability, 128) * target.multiprocessors)
-
-
 def _memory(facts: Facts) -> tuple[float, str]:
     fewest = facts.traffic.total("fewest_bytes")
     moved = facts.traffic.total("read_bytes") + facts.traffic.total("written_bytes")
@@ -187,32 +158,13 @@ def _memory(facts: Facts) -> tuple[float, str]:
     return total / facts.target.bandwidth_bytes_per_s / SUSTAINED["memory"] * 1e6, words
 
 
-def _pipe_clocks(facts: Facts) -> dict[str, float]:
-    """Clocks of one multiprocessor for one warp's instructions, by pipe."""
-    capability = facts.target.compute_capability or (0, 0)
-    classes = facts.mix.classes
-    warp = facts.target.warp_size
-    clocks = {"issue": facts.mix.total / _SCHEDULERS}
-    for name, lanes in _LANES.items():
-        clocks[name] = classes[name] * warp / lanes
-    clocks["float"] = (classes["float"] + classes["half"]) * warp / _FLOAT_LANES.get(capability, 128)
-    clocks["double"] = classes["double"] * warp / _DOUBLE_LANES.get(capability, 2)
-    memory = sum(
-        clocks.pop(name) for name in ("global load", "global store", "global atomic", "spill", "shared", "exchange")
-    )
-    wide = sum(count * int(name.rpartition(".")[2]) / 8 * warp for name, count in facts.mix.accesses.items())
-    clocks["load and store"] = max(memory, wide / _BYTES_A_CLOCK)
-    clocks["integer"] += clocks.pop("uniform")
-    return clocks
-
-
 def _instructions(facts: Facts) -> tuple[float, str]:
-    clocks = _pipe_clocks(facts)
+    clocks = pipe_clocks(facts.target, facts.mix.total, facts.mix.classes, facts.mix.accesses)
     pipe = max(clocks, key=lambda name: clocks[name])
     # The busiest multiprocessor has one program more than the others; few warps cannot use all schedulers.
     programs = math.ceil(facts.programs / facts.target.multiprocessors)
     warps = programs * facts.num_warps
-    a_warp = clocks[pipe] * (_SCHEDULERS / min(_SCHEDULERS, max(1, facts.occupancy.warps)) if pipe == "issue" else 1)
+    a_warp = clocks[pipe] * (SCHEDULERS / min(SCHEDULERS, max(1, facts.occupancy.warps)) if pipe == "issue" else 1)
     total = warps * a_warp / clock_hz(facts.target) / SUSTAINED["instructions"] * 1e6
     words = f"{facts.mix.total:.0f} instructions a warp, {warps} warps on a multiprocessor; the busiest pipe is {pipe}"
     return total, words
