@@ -22,7 +22,7 @@ from fuselab.errors import SetupError, UnknownNameError
 from fuselab.records import Environment
 from fuselab.versions import installed
 
-__all__ = ["DEVICES", "DeviceType", "cpu_label", "environment", "resolve", "variables"]
+__all__ = ["DEVICES", "DeviceType", "cpu_label", "device_id", "environment", "resolve", "variables"]
 
 DeviceType = Literal["cpu", "cuda"]
 
@@ -95,6 +95,14 @@ def resolve(device: str) -> DeviceType:
         f"--device cuda: torch {facts.version} finds no GPU" + (f" ({facts.reason})" if facts.reason else ""),
         hint="`fuselab doctor` says what is missing; --device cpu runs without a GPU",
     )
+
+
+def device_id(device_type: str) -> str:
+    """What this host tells the device by: the first GPU's UUID (``cuda`` where torch knows none), or ``cpu``."""
+    if device_type != "cuda":
+        return device_type
+    accelerators = probe.ask(probe.TorchFacts).accelerators
+    return (accelerators[0].uuid if accelerators else "") or device_type
 
 
 def environment(device_type: str) -> Environment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +16,9 @@ import msgspec
 from fuselab.capture.caches import cache_environment
 from fuselab.experiment import VariantKind
 from fuselab.plan import Plan
-from fuselab.records import CellKey, Direction, Environment, Kernel, Measurement, Status, Workload
+from fuselab.records import Artifact, CellKey, Direction, Environment, Kernel, Measurement, Status, Workload
 from fuselab.store import Run, scrub
+from fuselab.store.device_lock import HostDeviceLock
 from fuselab.worker.check import needs_interpreter, variables
 from fuselab.worker.messages import (
     Answer,
@@ -29,7 +31,7 @@ from fuselab.worker.messages import (
     TimeResult,
 )
 
-__all__ = ["Execution", "Settings", "Watcher", "Workers"]
+__all__ = ["Execution", "Ledger", "Settings", "Watcher", "Workers"]
 
 CHECK_MEMORY_BYTES = 12 * 10**9
 """What a check of the largest preset takes of a GPU's memory: inputs, gradients and the reference in float64."""
@@ -73,6 +75,7 @@ class Workers(Protocol):
     """Who carries requests out: ``worker.supervise.Crew`` in processes, ``worker.local.Local`` in this one."""
 
     concurrent: bool
+    device_id: str
 
     def call(
         self,
@@ -86,6 +89,27 @@ class Workers(Protocol):
 
     def stop(self) -> None:
         """Give up everything that is under way."""
+
+
+class Ledger(Protocol):
+    """Where cells go: a ``store.Run``, or what a sweep sends to the one who has it."""
+
+    def finished_cells(self) -> set[CellKey]:
+        """Cells that need not be repeated."""
+
+    def append(self, measurements: Sequence[Measurement]) -> None:
+        """Keep cells that belong together."""
+
+    def staging(self, name: str) -> Path:
+        """A fresh directory for a worker to write to."""
+
+    def caches(self, variant: str, workload: str) -> Path:
+        """The directory for the compiler's caches of one variant and workload."""
+
+    def adopt(
+        self, staging: Path, artifacts: Sequence[Artifact], kernels: Sequence[Kernel]
+    ) -> tuple[list[Artifact], list[Kernel]]:
+        """Take over what a worker captured."""
 
 
 class Watcher(Protocol):
@@ -105,7 +129,7 @@ class Watcher(Protocol):
 class Execution:
     """One plan being carried out."""
 
-    run: Run
+    run: Ledger
     plan: Plan
     environment: Environment
     workers: Workers
@@ -120,7 +144,17 @@ class Execution:
             batch = self.plan.workloads[start : start + batch_size]
             checked = self._check(batch, at_a_time)
             for workload in batch:
-                self._time(workload, {n: c for (w, n), c in checked.items() if w == workload.key})
+                with self._device(alone=True):
+                    self._time(workload, {n: c for (w, n), c in checked.items() if w == workload.key})
+
+    def _device(self, *, alone: bool) -> AbstractContextManager[None]:
+        """The device for a while, kept from another fuselab on this host: shared by checks, a timing's alone."""
+        device_id = getattr(self.workers, "device_id", "")
+        if not device_id:  # nobody looked at the machine: the workers answer from a table
+            return nullcontext()
+        stopped = getattr(self.workers, "stopped", lambda: False)
+        lock = HostDeviceLock(device_id, waiting=self.watcher.working, stopped=stopped)
+        return lock.alone() if alone else lock.shared()
 
     def _check(self, workloads: Sequence[Workload], at_a_time: int) -> dict[tuple[str, str], CheckResult]:
         """Check what is not finished, several at a time; cells that will not be timed are stored at once."""
@@ -151,6 +185,10 @@ class Execution:
         return {(w.key, n): checks[w.key, n] for w, n in runnable}
 
     def _check_one(self, workload: Workload, name: str) -> tuple[CheckResult, Path]:
+        with self._device(alone=False):
+            return self._check_on_device(workload, name)
+
+    def _check_on_device(self, workload: Workload, name: str) -> tuple[CheckResult, Path]:
         variant = self.plan.experiment.variant(name)
         staging = self.run.staging(f"{name}-{workload.key}")
         caches = self.run.caches(name, workload.key)

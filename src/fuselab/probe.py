@@ -41,6 +41,8 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     multiprocessors: int
     l2_bytes: int | None = None
+    uuid: str = ""
+    """As the driver names it, ``GPU-...``; empty where this torch does not say."""
 
 
 class TorchFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +177,7 @@ def look_at_torch() -> TorchFacts:
                         memory_bytes=properties.total_memory,
                         multiprocessors=properties.multi_processor_count,
                         l2_bytes=getattr(properties, "L2_cache_size", None),
+                        uuid=_uuid(properties),
                     )
                 )
     return TorchFacts(
@@ -184,6 +187,11 @@ def look_at_torch() -> TorchFacts:
         accelerators=tuple(accelerators),
         reason="; ".join(str(w.message).split("\n")[0] for w in caught if "CUDA" in str(w.message)),
     )
+
+
+def _uuid(properties: Any) -> str:
+    text = str(getattr(properties, "uuid", ""))
+    return text if not text or text.startswith(("GPU-", "MIG-")) else f"GPU-{text}"
 
 
 def look_at_triton() -> TritonFacts:

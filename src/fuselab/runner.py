@@ -78,6 +78,7 @@ def describe(crew: Workers, device: str) -> Environment:
 
     answer = crew.call(DescribeRequest(device=device), deadline_s=DESCRIBE_DEADLINE_S)
     if isinstance(answer, DescribeResult):
+        crew.device_id = answer.device_id
         return answer.environment
     require_device(device, answer.reason if isinstance(answer, Failure) else "")
     raise WorkerError(

@@ -63,7 +63,8 @@ def carry_out(request: Request, say: object) -> Answer:
     if isinstance(request, DescribeRequest):
         from fuselab import device
 
-        return DescribeResult(environment=device.environment(device.resolve(request.device)))
+        device_type = device.resolve(request.device)
+        return DescribeResult(environment=device.environment(device_type), device_id=device.device_id(device_type))
     if isinstance(request, CheckRequest):
         from fuselab.worker.check import check
 

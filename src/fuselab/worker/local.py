@@ -29,6 +29,9 @@ class Local:
     concurrent = False
     """Whether calls may be made from several threads at a time."""
 
+    device_id: str = ""
+    """The device that this process measures on, once it was described."""
+
     def __init__(self, experiments: Mapping[str, Experiment]) -> None:
         self._experiments = experiments
 
@@ -56,7 +59,8 @@ class Local:
         if isinstance(request, DescribeRequest):
             from fuselab import device
 
-            return DescribeResult(environment=device.environment(device.resolve(request.device)))
+            device_type = device.resolve(request.device)
+            return DescribeResult(environment=device.environment(device_type), device_id=device.device_id(device_type))
         experiment = self._experiments.get(request.experiment.name) or experiment_of(request.experiment)
         if isinstance(request, CheckRequest):
             kind = experiment.variant(request.variant).kind

@@ -121,6 +121,8 @@ class DescribeResult(Message, frozen=True, kw_only=True, tag="described"):
 
     environment: Environment
     """The environment record."""
+    device_id: str = ""
+    """The GPU's UUID, or ``cpu``: what the device's lock is named by."""
 
 
 class CheckResult(Message, frozen=True, kw_only=True, tag="checked"):

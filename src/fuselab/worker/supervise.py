@@ -28,6 +28,9 @@ from fuselab.worker.messages import Answer, Failure, Progress, Request, decode_a
 
 __all__ = ["Crew"]
 
+REPLACED_WITHIN_S = 20.0
+"""Seconds that a killed process is waited for; one that a driver holds is left to it, and its device is suspect."""
+
 LOG_TAIL = 2000
 """Characters of a dead worker's output that are quoted."""
 
@@ -42,6 +45,9 @@ class Crew:
     concurrent = True
     """Whether calls may be made from several threads at a time."""
 
+    device_id: str = ""
+    """The device that the workers measure on, once it was described."""
+
     def __init__(self) -> None:
         self._alive: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
@@ -54,6 +60,10 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def stopped(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopped.is_set()
 
     def stop(self) -> None:
         """Kill every worker; calls in flight end with KeyboardInterrupt."""
@@ -96,6 +106,8 @@ class Crew:
             code = _wait(process)
             if self._stopped.is_set():
                 raise KeyboardInterrupt
+            if code is None:
+                return _immortal(last, _tail(log))
             return result if result is not None else _death(code, last, _tail(log))
 
     @contextlib.contextmanager
@@ -130,7 +142,7 @@ class Crew:
             yield process, reader
         finally:
             _kill_group(process)
-            process.wait()
+            _reap(process)
             os.close(reader)
             with self._lock:
                 self._alive.discard(process)
@@ -171,13 +183,31 @@ def _death(code: int, last: Progress, output: str) -> Failure:
     )
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
+def _immortal(last: Progress, output: str) -> Failure:
+    where = f" ({last.text})" if last.text else ""
+    return Failure(
+        status=Status.TIMED_OUT,
+        reason=f"the process did not end within {REPLACED_WITHIN_S:.0f} s of being killed{where}: the driver holds it",
+        traceback=output,
+        arm=last.arm,
+    )
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
     """Exit code; a worker that has answered and does not end within 10 s (a thread of the user's) is killed."""
     try:
         return process.wait(timeout=10)
     except subprocess.TimeoutExpired:
         _kill_group(process)
-        return process.wait()
+        return _reap(process)
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int | None:
+    """Exit code of a killed worker; None when it is held in the kernel, where no signal reaches it."""
+    try:
+        return process.wait(timeout=REPLACED_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
