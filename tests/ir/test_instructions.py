@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from fuselab.ir.instructions import classify, parse_sass
@@ -123,6 +124,13 @@ def test_vector_widths_of_the_kernel_and_its_parallel_regions():
         ("rtx3090", 32, 0, 1, 16, ("blocks",)),
         ("rtx4090", 24, 0, 4, 12, ("warps",)),
         ("a100", 255, 0, 8, 1, ("registers",)),
+        # 128 x 64 registers a wavefront, 4 of them in each SIMD's 512 x 64: 16 wavefronts.
+        ("mi300x", 128, 0, 4, 4, ("registers",)),
+        ("mi300x", 24, 0, 1, 32, ("warps",)),
+        ("mi300x", 24, 0, 2, 16, ("warps", "blocks")),
+        ("mi300x", 24, 20 * 1024, 4, 3, ("shared memory",)),
+        # 20 KiB are given as 16 x 1280 bytes, eight of them in 160 KiB.
+        ("mi355x", 24, 20 * 1024, 4, 8, ("warps", "shared memory")),
     ],
 )
 def test_occupancy_by_hand(target, registers, shared, warps, blocks, limited_by):
@@ -141,9 +149,15 @@ def test_a_small_grid_is_what_limits():
     [
         ("h200", (32, 228 * 1024, 4), "does not fit"),
         ("h200", (32, 0, 33), "more than one block"),
-        ("mi300x", (32, 0, 4), "not known here"),
+        ("mi300x", (32, 0, 17), "more than one block"),
     ],
 )
 def test_what_cannot_run_is_said(target, arguments, reason):
     with pytest.raises(ValueError, match=reason):
         occupancy(find(target), *arguments, programs=10)
+
+
+def test_an_architecture_without_rules_is_named():
+    old = msgspec.structs.replace(find("a100"), arch="sm_75", compute_capability=(7, 5))
+    with pytest.raises(ValueError, match="not known here"):
+        occupancy(old, 32, 0, 4, programs=10)

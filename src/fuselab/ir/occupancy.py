@@ -3,6 +3,10 @@
 Pure. The rules are those of the CUDA toolkit's ``cuda_occupancy.h``: registers are given to a warp in units, to four
 parts of the multiprocessor separately; shared memory to a block in units, with what the driver reserves for itself. The
 limits are from the CUDA C++ Programming Guide, *Technical Specifications per Compute Capability*.
+
+For AMD's gfx942 and gfx950 (a multiprocessor is a compute unit, a warp a wavefront of 64, shared memory its LDS) they
+are those of LLVM's ``AMDGPUBaseInfo.cpp``: 512 vector registers a lane and SIMD, given in eights; 8 wavefronts a SIMD;
+16 workgroups that have a barrier.
 """
 
 from __future__ import annotations
@@ -35,6 +39,13 @@ SHARED_UNIT = 128
 SHARED_RESERVED = 1024
 """Bytes of shared memory that the driver takes for every block, since 8.0."""
 _THREADS_PER_BLOCK = 1024
+_AMD_ARCHITECTURES = ("gfx942", "gfx950")
+_AMD_REGISTER_UNIT = 8
+"""Vector registers of a lane are given to a wavefront in multiples of this, since gfx90a."""
+_AMD_WORKGROUPS = 16
+"""Workgroups of more than one wavefront on a compute unit: each needs one of its barriers."""
+_AMD_SHARED_UNIT = {"gfx942": 512, "gfx950": 1280}
+"""Bytes in which LDS is given to a workgroup."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +86,8 @@ def occupancy(target: Target, registers: int, shared_bytes: int, num_warps: int,
     """The occupancy of a kernel on a described device.
 
     Args:
-        target: an NVIDIA device of compute capability 8.0 or later.
-        registers: registers a thread.
+        target: an NVIDIA device of compute capability 8.0 or later, or AMD's gfx942 or gfx950.
+        registers: registers a thread (AMD: vector registers a lane, accumulation registers among them).
         shared_bytes: shared memory a program, without what the driver reserves.
         num_warps: warps a program.
         programs: programs of the whole grid; None where unknown.
@@ -91,20 +102,28 @@ def occupancy(target: Target, registers: int, shared_bytes: int, num_warps: int,
         (8, 32, ('registers',))
     """
     capability = target.compute_capability
-    if capability not in BLOCKS_PER_MULTIPROCESSOR:
+    amd = target.arch in _AMD_ARCHITECTURES
+    if capability not in BLOCKS_PER_MULTIPROCESSOR and not amd:
         raise ValueError(f"the occupancy rules of {target.device_name} are not known here")
     if num_warps * target.warp_size > _THREADS_PER_BLOCK:
         raise ValueError(f"{num_warps} warps are more than one block may have")
     of_warps = target.max_threads_per_multiprocessor // target.warp_size
-    limits = {"warps": of_warps // num_warps, "blocks": BLOCKS_PER_MULTIPROCESSOR[capability]}
+    limits = {"warps": of_warps // num_warps}
+    if capability is not None and not amd:
+        limits["blocks"] = BLOCKS_PER_MULTIPROCESSOR[capability]
+    elif num_warps > 1:
+        limits["blocks"] = _AMD_WORKGROUPS
     if registers:
-        a_warp = _up(registers * target.warp_size, REGISTER_UNIT)
+        unit = _AMD_REGISTER_UNIT * target.warp_size if amd else REGISTER_UNIT
+        a_warp = _up(registers * target.warp_size, unit)
         warps = target.registers_per_multiprocessor // PARTITIONS // a_warp * PARTITIONS
         limits["registers"] = warps // num_warps
-    taken = _up(shared_bytes + SHARED_RESERVED, SHARED_UNIT)
+    taken = (
+        _up(shared_bytes, _AMD_SHARED_UNIT[target.arch]) if amd else _up(shared_bytes + SHARED_RESERVED, SHARED_UNIT)
+    )
     if shared_bytes > target.shared_bytes_per_block:
         limits["shared memory"] = 0
-    else:
+    elif taken:
         limits["shared memory"] = target.shared_bytes_per_multiprocessor // taken
     blocks = min(limits.values())
     if blocks == 0:

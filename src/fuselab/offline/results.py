@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from fuselab.ir.prediction import TimePrediction, predict_time, work_of
 from fuselab.offline.messages import Answer, Candidate, KernelFailure, LibraryCall, Way
 from fuselab.records import Artifact, Direction, Kernel, Workload
 from fuselab.targets import Target
@@ -52,6 +53,10 @@ class KernelResult(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes from and to memory a launch; from the kernel's card."""
     limiter: str = ""
     """What the card expects to limit it."""
+    predicted: TimePrediction | None = None
+    """How long a launch is expected to take, with its error bar: calibrated elsewhere, never a measurement."""
+    unpredicted: str = ""
+    """Why there is no prediction."""
     candidates: list[Candidate] = []
     """Every configuration that would be tried on the device."""
 
@@ -141,7 +146,11 @@ def workload_result(workload: Workload, way: Way, answer: Answer, staging: Path,
             absent.setdefault(artifact.kernel_id, {})[artifact.stage.value] = artifact.absent
     kernels = [
         _kernel(
-            kernel, _card(kernel, staging), absent.get(kernel.kernel_id, {}), answer.candidates.get(kernel.name, [])
+            kernel,
+            _card(kernel, staging),
+            absent.get(kernel.kernel_id, {}),
+            answer.candidates.get(kernel.name, []),
+            target,
         )
         for kernel in answer.kernels
     ]
@@ -167,8 +176,20 @@ def _card(kernel: Kernel, staging: Path) -> dict[str, Any]:
     return msgspec.json.decode(path.read_bytes(), type=dict[str, Any]) if path.is_file() else {}
 
 
-def _kernel(kernel: Kernel, card: dict[str, Any], absent: dict[str, str], candidates: list[Candidate]) -> KernelResult:
+def _predicted(kernel: Kernel, card: dict[str, Any], target: Target) -> tuple[TimePrediction | None, str]:
+    if kernel.backend != "triton":
+        return None, "a library's kernel: what it does is not captured"
+    try:
+        return predict_time(work_of(card), target), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def _kernel(
+    kernel: Kernel, card: dict[str, Any], absent: dict[str, str], candidates: list[Candidate], target: Target
+) -> KernelResult:
     first = next((c for c in candidates if c.first), None)
+    predicted, unpredicted = _predicted(kernel, card, target)
     return KernelResult(
         kernel_id=kernel.kernel_id,
         name=kernel.name,
@@ -186,6 +207,8 @@ def _kernel(kernel: Kernel, card: dict[str, Any], absent: dict[str, str], candid
         occupancy=_number(card, "occupancy", "share"),
         bytes_moved=_sum(_number(card, "traffic", "read_bytes"), _number(card, "traffic", "written_bytes")),
         limiter=str(_section(card, "limiter").get("predicted") or ""),
+        predicted=predicted,
+        unpredicted=unpredicted,
         candidates=candidates,
     )
 

@@ -17,6 +17,10 @@ from fuselab.report.text import one_line, printable
 __all__ = ["inspection_view"]
 
 _SENTENCE = 400
+_LEGEND = (
+    "registers a thread (+spilled)/shared bytes/warps, occupancy, what is expected to limit it, predicted time of a "
+    "launch (~ predicted, >= from its bytes alone)"
+)
 _CALLS_SHOWN = 24
 
 
@@ -52,7 +56,8 @@ def _workload(targets: Sequence[TargetResult], index: int) -> Iterator[Renderabl
     if rows:
         yield from _names(rows)
         yield _table(targets, rows)
-        yield Text("registers a thread (+spilled)/shared bytes/warps, occupancy, what is expected to limit it", "dim")
+        yield Text(_LEGEND, "dim")
+        yield from _predicted(targets, results)
     yield from _calls(results)
     for target, result in zip(targets, results, strict=True):
         if not result.ok:
@@ -117,7 +122,27 @@ def _cell(kernel: KernelResult | None) -> Text:
         words += f" {kernel.occupancy:.0%}"
     if kernel.limiter:
         words += f" {kernel.limiter}"
+    if kernel.predicted is not None:
+        words += f" {'>=' if kernel.predicted.only_memory else '~'}{kernel.predicted.time_us:.3g}us"
     return Text(words, "yellow" if kernel.spills else "")
+
+
+def _predicted(targets: Sequence[TargetResult], results: Sequence[WorkloadResult]) -> Iterator[Text]:
+    """By target: the kernels' predicted times together, with their error bar, and what they rest on."""
+    for target, result in zip(targets, results, strict=True):
+        found = [(k.predicted, k.launches or 1) for k in result.kernels if k.predicted is not None]
+        if not found:
+            continue
+        time, low, high = (sum(getattr(p, name) * n for p, n in found) for name in ("time_us", "low_us", "high_us"))
+        left = sum(k.predicted is None for k in result.kernels)
+        without = f", without {left} library calls or kernels that are not predicted" if left else ""
+        least = "at least " if any(p.only_memory for p, _ in found) else ""
+        yield Text(
+            f"{target.target}: {least}{time:.4g} us ({low:.4g} to {high:.4g}) for {len(found)} kernels{without}; "
+            f"{found[0][0].basis}",
+            "dim",
+            overflow="fold",
+        )
 
 
 def _calls(results: Sequence[WorkloadResult]) -> Iterator[RenderableType]:
