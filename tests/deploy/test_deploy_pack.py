@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,13 @@ class Gentle(Gate):
     def __init__(self):
         super().__init__()
         self.drop = torch.nn.Identity()
+
+
+def fatal(x):
+    if torch.compiler.is_exporting():
+        import signal
+        signal.raise_signal(signal.SIGSEGV)
+    return x + 1
 
 
 def inward(x):
@@ -359,3 +367,18 @@ def test_bad_words_say_what_is_allowed(arguments, text, tmp_path, capfd, monkeyp
     assert text in " ".join(captured.err.split())
     assert "Traceback" not in captured.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.py"]
+
+
+def test_a_process_that_dies_while_exporting_costs_that_half_alone(tmp_path):
+    (tmp_path / "model.py").write_text(MODEL)
+    done = fuselab("pack", "model.py:fatal", "--arg", "x=f32[8]", "-o", "fatal.pack", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    (warning,) = said["warnings"]
+    assert "no AOTInductor package" in warning
+    assert "SIGSEGV" in warning
+    assert re.search(r"\(\w+, \w+\.py, line \d+\)", warning)  # where it was when it died
+    with zipfile.ZipFile(tmp_path / "fatal.pack") as archive:
+        manifest = msgspec.json.decode(archive.read(MANIFEST), type=Manifest)
+    assert not manifest.has_aoti
+    assert manifest.artifacts

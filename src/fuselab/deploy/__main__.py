@@ -17,6 +17,7 @@ import msgspec  # noqa: E402
 
 from fuselab.deploy.messages import (  # noqa: E402
     Answer,
+    AotiRequest,
     BuildRequest,
     DescribeRequest,
     DescribeResult,
@@ -59,6 +60,10 @@ def carry_out(request: Request) -> Answer:
         from fuselab.deploy.build import build
 
         return build(request)
+    if isinstance(request, AotiRequest):
+        from fuselab.deploy.aoti import build_aoti
+
+        return build_aoti(request)
     from fuselab.deploy.prove import prove
 
     return prove(request, STARTED_NS)

@@ -1,4 +1,4 @@
-"""Build what a package holds: golden answers, portable cache artifacts, built kernels, AOTInductor packages.
+"""Build what a package holds: golden answers, portable cache artifacts, built kernels.
 
 Runs in a child with empty caches (see ``packing``), so that everything is compiled here and recorded. What is wrong is
 found here and not where it is served: a compiled model that does not answer as eager does is not packed.
@@ -6,15 +6,12 @@ found here and not where it is served: a compiled model that does not answer as 
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -23,7 +20,7 @@ from torch import Tensor
 from fuselab.deploy import internals
 from fuselab.deploy.golden import Answers, answer, judge, truth, varies
 from fuselab.deploy.machine import machine_here
-from fuselab.deploy.manifest import Aoti, Call, Library, Step, TensorFile
+from fuselab.deploy.manifest import Call, Library, Step, TensorFile
 from fuselab.deploy.messages import BuildRequest, BuildResult
 from fuselab.deploy.signature import describe
 from fuselab.deploy.target import Target, compiled, constants_of, experiment_of, settled
@@ -54,15 +51,11 @@ def build(request: BuildRequest) -> BuildResult:
         calls = [work.call(workload) for workload in request.workloads]
         with work.timed("artifacts"):
             artifacts, counts = _save_artifacts(staging)
-    if request.aoti and "forward" in request.directions:
-        with work.timed("aoti"):
-            calls = [work.with_aoti(call, i) for i, call in enumerate(calls)]
     files = {**work.writer.files}
     if artifacts:
         files[artifacts] = staging / artifacts
     packed = _take_libraries(libraries, staging, files)
     triton_libraries = _take_triton_libraries(staging, files)
-    files.update({call.aoti.file: staging / call.aoti.file for call in calls if call.aoti.file})
     return BuildResult(
         machine=machine_here(request.device_type),
         compilation=compilation,
@@ -186,102 +179,6 @@ class _Building:
                 f"{wrong[0].name}: {wrong[0].reason}",
                 hint="nothing was packed; fuselab run shows what differs",
             )
-
-    def with_aoti(self, call: Call, index: int) -> Call:
-        """The call with an AOTInductor package of its forward, or with the reason why there is none."""
-        if call.forward is None:
-            return call
-        return msgspec.structs.replace(call, aoti=self._aoti(call, index))
-
-    def _aoti(self, call: Call, index: int) -> Aoti:
-        name = f"aoti/{index}.pt2"
-        path = Path(self.request.staging) / name
-        path.parent.mkdir(exist_ok=True)
-        workload = call.workload
-        inputs = self.target.experiment.make_inputs(workload, self.request.device_type)
-        inputs = inputs.map(lambda t: t.detach())
-        model = settled(self.target.model(workload), training=False)
-        try:
-            flat = Flat(model, inputs)
-            with torch.no_grad():
-                eager = answer(model, inputs, backward=False)
-                outputs, structure = internals.dump_structure(eager.raw)
-                if not all(isinstance(t, Tensor) for t in outputs):
-                    return self._absent(call, "it returns something besides tensors")
-                program = torch.export.export(flat, tuple(flat.tensors(inputs)))
-                options = dict(self.target.compilation.options)
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=str(path), inductor_configs=options or None
-                )
-                runner = internals.AotiRunner(path, structure)
-                raw = runner(flat.tensors(inputs))
-        except Exception as error:  # noqa: BLE001 - whatever export says: the cache half is made without it
-            return self._absent(call, reason_of(error, self.request.reference.target))
-        got = Answers(raw, dict(_named(raw)))
-        true = truth(self.target.experiment, workload, model, inputs, got, backward=False)
-        eager_true = None
-        if call.random:
-            eager_true = truth(self.target.experiment, workload, model, inputs, eager, backward=False)
-        wrong = [c for c in judge(got, eager, true, inputs, eager_truths=eager_true) if not c.correct]
-        if wrong:
-            return self._absent(call, f"its answer is not eager's: {wrong[0].name}: {wrong[0].reason}")
-        inside = set(runner.constants())
-        constants = {n: f"model.{n}" for n in constants_of(model) if f"model.{n}" in inside}
-        return Aoti(file=name, outputs=structure, constants={v: k for k, v in constants.items()})
-
-    def _absent(self, call: Call, reason: str) -> Aoti:
-        self.warnings.append(f"{call.label}: no AOTInductor package: {reason}")
-        return Aoti(reason=reason)
-
-
-class Flat(torch.nn.Module):
-    """A model called with the tensors among its arguments, everything else fixed, returning the tensors it returns."""
-
-    def __init__(self, model: Implementation, inputs: Inputs) -> None:
-        super().__init__()
-        from torch.utils import _pytree as pytree
-
-        self.model = model
-        leaves, structure = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
-        self._fixed = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self._places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        self._structure = structure
-        self._flatten, self._unflatten = pytree.tree_leaves, pytree.tree_unflatten
-
-    def tensors(self, inputs: Inputs) -> list[Tensor]:
-        """The tensors among the arguments, in order."""
-        return [t for t in self._flatten((inputs.args, dict(inputs.kwargs))) if isinstance(t, Tensor)]
-
-    def forward(self, *tensors: Tensor) -> tuple[Any, ...]:
-        """Call the model."""
-        leaves = list(self._fixed)
-        for place, tensor in zip(self._places, tensors, strict=True):
-            leaves[place] = tensor
-        args, kwargs = self._unflatten(leaves, self._structure)
-        return tuple(self._flatten(self.model(*args, **kwargs)))
-
-
-def reason_of(error: BaseException, target: str) -> str:
-    """What went wrong and in which of the user's lines, in one line."""
-    text = str(error) or type(error).__name__
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    file = target.rpartition(":")[0]
-    places = re.findall(r'File "([^"]+)", line (\d+)', text + "".join(traceback.format_exception(error)))
-    own = [(f, n) for f, n in places if f == file] if file else []
-    if not own:
-        library = str(Path(torch.__file__).parent)
-        here = str(Path(__file__).parent)
-        own = [(f, n) for f, n in places if not f.startswith((library, here, "<"))]
-    if own:
-        said += f" ({Path(own[-1][0]).name}, line {own[-1][1]})"
-    return said[:500]
-
-
-def _named(raw: Any) -> list[tuple[str, Tensor]]:
-    from fuselab.measure.calls import named_outputs
-
-    return named_outputs(raw)
 
 
 def _name(inputs: Inputs, position: int) -> str:

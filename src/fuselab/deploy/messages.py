@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from fuselab.deploy.manifest import Call, Compilation, Library, Machine, Reference
+from fuselab.deploy.manifest import Aoti, Call, Compilation, Library, Machine, Reference
 from fuselab.records import TensorCheck, Workload
 
 __all__ = [
     "WAYS",
     "Answer",
+    "AotiRequest",
+    "AotiResult",
     "BuildRequest",
     "BuildResult",
     "Counts",
@@ -50,7 +52,6 @@ class BuildRequest(Message, frozen=True, kw_only=True, tag="build"):
     workloads: list[Workload]
     device_type: str
     directions: list[str]
-    aoti: bool
     staging: str
 
 
@@ -67,6 +68,26 @@ class BuildResult(Message, frozen=True, kw_only=True, tag="built"):
     triton_libraries: list[str]
     seconds: dict[str, float]
     warnings: list[str]
+
+
+class AotiRequest(Message, frozen=True, kw_only=True, tag="aoti"):
+    """Compile the forward of one call ahead of time and put the package into a directory."""
+
+    reference: Reference
+    """The target has an absolute path here."""
+    variant: str
+    device_type: str
+    call: Call
+    staging: str
+    file: str
+    """Name of the AOTInductor package in the directory."""
+
+
+class AotiResult(Message, frozen=True, kw_only=True, tag="aoti-built"):
+    """What was built, or why there is none."""
+
+    aoti: Aoti
+    seconds: float
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,5 +160,5 @@ class Failure(Message, frozen=True, kw_only=True, tag="failed"):
     traceback: str = ""
 
 
-Request = DescribeRequest | BuildRequest | StartRequest
-Answer = DescribeResult | BuildResult | StartResult | Failure
+Request = DescribeRequest | BuildRequest | AotiRequest | StartRequest
+Answer = DescribeResult | BuildResult | AotiResult | StartResult | Failure

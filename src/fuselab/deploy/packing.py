@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,10 +13,10 @@ import msgspec
 
 from fuselab import __version__
 from fuselab.deploy.archive import Replacement, describe_files, now
-from fuselab.deploy.manifest import Manifest, Reference
-from fuselab.deploy.messages import BuildRequest, BuildResult
+from fuselab.deploy.manifest import Aoti, Manifest, Reference
+from fuselab.deploy.messages import AotiRequest, AotiResult, BuildRequest, BuildResult
 from fuselab.deploy.process import ask, fresh_caches
-from fuselab.errors import UnknownNameError, UsageError
+from fuselab.errors import UnknownNameError, UsageError, WorkerError
 from fuselab.records import Workload
 from fuselab.store.files import naming
 
@@ -83,7 +86,8 @@ def pack(
         work = Path(directory)
         staging = work / "staging"
         staging.mkdir()
-        say("compiling" + (" and exporting" if aoti and direction != "backward" else ""))
+        deadline = time.monotonic() + deadline_s
+        say("compiling")
         built = ask(
             BuildRequest(
                 reference=reference,
@@ -91,7 +95,6 @@ def pack(
                 workloads=list(workloads),
                 device_type=device_type,
                 directions=["forward", "backward"] if direction == "both" else [direction],
-                aoti=aoti,
                 staging=str(staging),
             ),
             BuildResult,
@@ -99,6 +102,9 @@ def pack(
             deadline_s=deadline_s,
             environment=fresh_caches(work / "caches"),
         )
+        if aoti and direction != "backward":
+            say("exporting")
+            built = _with_aoti(built, reference, variant, work, deadline)
         files = {name: staging / name for name in built.files}
         model = reference
         if reference.target:
@@ -125,3 +131,51 @@ def pack(
         )
         size, sha256 = replacement.commit(manifest, files)
     return Packed(path=str(output), size=size, sha256=sha256, manifest=manifest, warnings=built.warnings)
+
+
+def _with_aoti(built: BuildResult, reference: Reference, variant: str, work: Path, deadline: float) -> BuildResult:
+    """What was built, with an AOTInductor package of each call's forward or the reason why there is none.
+
+    One process a call: one that dies costs the package this half of this call.
+    """
+    calls, files, warnings, seconds = [], list(built.files), list(built.warnings), 0.0
+    for index, call in enumerate(built.calls):
+        if call.forward is None:
+            calls.append(call)
+            continue
+        asked = AotiRequest(
+            reference=reference,
+            variant=variant,
+            device_type=built.machine.device_type,
+            call=call,
+            staging=str(work / "staging"),
+            file=f"aoti/{index}.pt2",
+        )
+        directory = work / f"aoti-{index}"
+        directory.mkdir()
+        try:
+            result = ask(
+                asked,
+                AotiResult,
+                directory=directory,
+                deadline_s=max(1.0, deadline - time.monotonic()),
+                environment=fresh_caches(work / "caches"),
+            )
+            aoti, seconds = result.aoti, seconds + result.seconds
+        except WorkerError as error:
+            aoti = Aoti(reason=_death(error.message))
+        if aoti.file:
+            files.append(aoti.file)
+        else:
+            warnings.append(f"{call.label}: no AOTInductor package: {aoti.reason}")
+        calls.append(msgspec.structs.replace(call, aoti=aoti))
+    return msgspec.structs.replace(
+        built, calls=calls, files=files, warnings=warnings, seconds={**built.seconds, "aoti": round(seconds, 3)}
+    )
+
+
+def _death(message: str) -> str:
+    """How a child died, and in which function, where it could still say so."""
+    first = message.splitlines()[0].replace(sys.executable, "the process")
+    frame = re.search(r'File "([^"]+)", line (\d+) in (\S+)', message)
+    return f"{first} ({frame[3]}, {Path(frame[1]).name}, line {frame[2]})" if frame else first

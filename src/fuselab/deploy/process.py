@@ -17,7 +17,15 @@ from typing import TypeVar
 import msgspec
 
 from fuselab import errors, probe
-from fuselab.deploy.messages import Answer, Failure, Request
+from fuselab.deploy.messages import (
+    Answer,
+    AotiRequest,
+    BuildRequest,
+    DescribeRequest,
+    Failure,
+    Request,
+    StartRequest,
+)
 from fuselab.errors import FuselabError, SetupError, WorkerError
 
 __all__ = ["ask", "compile_commands", "compiler_shims", "fresh_caches"]
@@ -29,6 +37,13 @@ COMPILERS = (
     *("nvcc", "ptxas", "hipcc"),
 )
 """Programs that a compilation may start; those found on PATH get a shim that notes every start."""
+
+_VERBS: dict[type, str] = {
+    DescribeRequest: "look at the machine",
+    BuildRequest: "compile",
+    AotiRequest: "export",
+    StartRequest: "start",
+}
 
 _SOURCES = (".c", ".cc", ".cpp", ".cxx", ".cu", ".h", ".hpp", ".i", ".ii", ".s", ".S", ".o", ".ptx", ".ll")
 
@@ -71,7 +86,8 @@ def ask(
     path = os.pathsep.join(p for p in (source, os.environ.get("PYTHONPATH", "")) if p)
     variables = {**os.environ, "PYTHONPATH": path, "FUSELAB_PARENT": str(os.getpid()), **environment}
     finished = probe.run(
-        [sys.executable, "-m", "fuselab.deploy", str(question), str(answer)],
+        # faulthandler: a child that dies in C++ says in which line of Python it was
+        [sys.executable, "-X", "faulthandler", "-m", "fuselab.deploy", str(question), str(answer)],
         deadline_s=deadline_s,
         environment=variables,
     )
@@ -80,7 +96,7 @@ def ask(
     except FileNotFoundError:
         said = (finished.errors or finished.output).strip()[-2000:]
         raise WorkerError(
-            f"the process that was to {request.__class__.__name__.removesuffix('Request').lower()} died: "
+            f"the process that was to {_VERBS[type(request)]} died: "
             f"{finished.problem or 'it ended without an answer'}" + (f"\n{said}" if said else ""),
             hint="run it again with --debug; a process that is killed has often run out of memory",
         ) from None
