@@ -15,6 +15,7 @@ import typer
 
 from fuselab.cli import (  # noqa: F401 - each hangs its commands on the application
     calibrate,
+    compare,
     compile_cost,
     diagnose,
     doctor,

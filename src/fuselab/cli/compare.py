@@ -1,0 +1,87 @@
+"""``fuselab compare``: what changed between runs, or between variants of one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fuselab.cli.app import Json, Out, app, escaped, print_json, words
+from fuselab.errors import UsageError
+
+_SHARE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN[@VARIANT]...", help="Runs, the first the base: path, id, start of it, 'latest'."),
+    ],
+    variants: Annotated[
+        str,
+        typer.Option("--variants", help="With one RUN: its variants to compare, the first the base: eager,compile."),
+    ] = "",
+    fail_over: Annotated[
+        str, typer.Option("--fail-over", metavar="SHARE", help="Exit with 1 on a regression past this share: 2%.")
+    ] = "",
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page of one file: diffs, charts, samples.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit's XML for a build server.")] = None,
+    out: Out = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Compare runs with the first: what changed around them, in their times, in their kernels.
+
+    Variants of one run were timed in the same rounds and are compared by them: RUN --variants eager,compile. Two runs
+    were not measured together; their intervals are wider by the drift between them. With --fail-over the exit code is 1
+    on a regression past it, or where a cell that was correct is wrong or fails, and 2 if nothing could be judged.
+    """
+    from fuselab.comparison import compare_runs
+    from fuselab.report.comparison import ComparisonView, comparison_document
+    from fuselab.report.comparison import junit as junit_xml
+    from fuselab.store.files import write_atomically
+
+    names = [name.strip() for name in variants.split(",") if name.strip()]
+    if variants and len(names) < 2:
+        raise UsageError(f"--variants {variants} names one variant", hint="name two or more: --variants eager,compile")
+    found = compare_runs(runs, out, variants=names, fail_over=_share(fail_over))
+    if html is not None:
+        from fuselab.page.comparison import comparison_page
+
+        write_atomically(html, comparison_page(found).encode())
+        words.print(f"page: {escaped(str(html))}", highlight=False)
+    if junit is not None:
+        write_atomically(junit, junit_xml(found).encode())
+    if as_json:
+        print_json(comparison_document(found))
+    else:
+        Console().print(ComparisonView(found))
+    if found.fail_over is None:
+        return
+    if found.failures:
+        raise typer.Exit(1)
+    if not found.judged:
+        raise UsageError(
+            "nothing could be judged, so nothing can be said to hold",
+            hint="the table says why for each cell; compare runs of one device, with cells that were timed",
+        )
+
+
+def _share(text: str) -> float | None:
+    """``2%`` or ``0.02`` as a share; nothing where nothing was given."""
+    if not text.strip():
+        return None
+    match = _SHARE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"--fail-over {text!r} is no share", hint="write 2% or 0.02")
+    value = float(match[1])
+    if match[2]:
+        return value / 100
+    if value >= 1:
+        raise UsageError(f"--fail-over {text} would be {value:.0%}", hint=f"write {value:g}% if that is meant")
+    return value
