@@ -1,0 +1,104 @@
+"""``--redact``: what says whose machine this was is taken out; paths become file names, users and hosts dots.
+
+Every text of a run is changed before anything is made of it. Names of users are found in the paths of the run itself as
+well, since a run may be reported on another machine than the one it ran on.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+__all__ = ["people_in", "redacted", "redactor", "unchanged"]
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+HIDDEN = "…"
+
+_LOCATIONS = frozenset({"path", "file_path"})
+"""Fields that say where in the run a file lies: they are read from, and never shown."""
+_IDENTITIES = frozenset({"variant", "variants", "baseline", "workload", "plan", "kernel_id", "options", "arguments"})
+"""Fields that refer to each other within a run; what is shown of them is redacted where it is shown."""
+
+_PATH = re.compile(r"(?:file://|(?<![\w/.~]))~?(?:/[^\s/\"'`<>|:;,()\[\]{}=*?\\]+)+/([^\s/\"'`<>|:;,()\[\]{}=*?\\]*)")
+_DRIVE = re.compile(r"(?<!\w)[A-Za-z]:(?:\\[^\s\\\"'<>|:]+)+\\([^\s\\\"'<>|:]*)")
+_HOME = re.compile(r"/(?:home|Users|var/home|export/home)/([^/\s\"':,;<>|]+)")
+_ADDRESS = re.compile(r"(?<![\w.%@-])[\w.+-]+@(?=[A-Za-z0-9-])[\w-]+(?:\.[\w-]+)+")
+_SHORTEST = 3
+_COMMON = frozenset({"root", "user", "runner", "localhost", "home", "admin", "app", "ubuntu", "build"})
+"""Names that say nothing of anybody, and are words of code."""
+
+
+def unchanged(text: str) -> str:
+    """The text itself: a page that is not redacted."""
+    return text
+
+
+def people_in(texts: Iterable[str]) -> set[str]:
+    """Names of users in the paths of texts.
+
+    Example:
+        >>> people_in(["/home/ada/train.py:3", "/usr/lib/x.py"])
+        {'ada'}
+    """
+    return {name for text in texts for name in _HOME.findall(text)}
+
+
+def redactor(names: Iterable[str] = ()) -> Callable[[str], str]:
+    """A function that takes paths, hosts and users out of a text.
+
+    Args:
+        names: further names to take out, such as those of ``people_in``.
+
+    Example:
+        >>> redactor(["ada"])("ada ran /home/ada/work/train.py:3 on ada@gpu7.example.org, see docs/a.md")
+        '… ran …/train.py:3 on …, see docs/a.md'
+    """
+    own = [*names, socket.gethostname(), socket.gethostname().partition(".")[0], _user(), Path.home().name]
+    words = sorted({w for w in own if len(w) >= _SHORTEST and w.lower() not in _COMMON}, key=len, reverse=True)
+    named = (
+        re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, words))})(?![A-Za-z0-9])", re.I) if words else None
+    )
+
+    def redact(text: str) -> str:
+        if "/" in text:
+            text = _PATH.sub(rf"{HIDDEN}/\1", text)
+        if "\\" in text:
+            text = _DRIVE.sub(rf"{HIDDEN}/\1", text)
+        if "@" in text:
+            text = _ADDRESS.sub(HIDDEN, text)
+        return named.sub(HIDDEN, text) if named else text
+
+    return redact
+
+
+def redacted(record: R, redact: Callable[[str], str]) -> R:
+    """The record with every text redacted but those that refer to other parts of the run."""
+    return msgspec.convert(_changed(msgspec.to_builtins(record), redact), type(record))
+
+
+def _changed(value: Any, redact: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {
+            key: item if key in _LOCATIONS or key in _IDENTITIES else _changed(item, redact)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_changed(item, redact) for item in value]
+    return value
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in a container
+        return os.environ.get("USER", "")
