@@ -38,7 +38,7 @@ from fuselab.worker.messages import (
     Failure,
 )
 
-__all__ = ["Outcome", "Settings", "Watcher", "carry_out", "describe", "load_outcome", "prepare", "reopen"]
+__all__ = ["Outcome", "Outcomes", "Settings", "Watcher", "carry_out", "describe", "load_outcome", "prepare", "reopen"]
 
 DESCRIBE_DEADLINE_S = 180.0
 """Importing torch from a cold disk takes up to a minute."""
@@ -63,8 +63,20 @@ class Outcome:
         """Every warning of every cell that was measured."""
         return [f"{m.experiment} {m.variant} {m.workload.label}: {w}" for m in self.measurements for w in m.warnings]
 
-    def _repr_html_(self) -> str:
-        return svg(list(self.measurements), self.environment)
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """The report in a frame with a static picture beside it, for a notebook."""
+        from fuselab.page.notebook import mimebundle
+
+        return mimebundle([Run(self.path)])
+
+
+class Outcomes(list[Outcome]):
+    """The runs of one invocation; in a notebook they are one report."""
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        from fuselab.page.notebook import mimebundle
+
+        return mimebundle([Run(outcome.path) for outcome in self]) if self else {"text/plain": "[]"}
 
 
 def describe(crew: Workers, device: str) -> Environment:
@@ -108,14 +120,16 @@ def reopen(run: Run, registry: Mapping[str, Experiment]) -> tuple[Run, Plan]:
 
 def carry_out(
     work: Sequence[tuple[Run, Plan]], environment: Environment, crew: Workers, settings: Settings, watcher: Watcher
-) -> list[Outcome]:
+) -> Outcomes:
     """Carry out every plan, one after the other; cells that are in the store already are not repeated.
+
+    Every run ends with its report in its directory; several have one together beside their directories.
 
     Raises:
         KeyboardInterrupt: after the run in hand was marked as interrupted.
         StoreError: the disk refused; the run is marked as failed if the disk takes that much.
     """
-    outcomes = []
+    outcomes = Outcomes()
     for run, plan in work:
         with run.lock():
             watcher.started(run, plan)
@@ -131,7 +145,10 @@ def carry_out(
                 raise
             _draw(run)
             _finish(run, RunStatus.COMPLETE)
+            _report(run.path, [run], watcher)
         outcomes.append(load_outcome(run))
+    if len(work) > 1:
+        _report(work[0][0].path.parent.parent, [run for run, _ in work], watcher)
     return outcomes
 
 
@@ -200,6 +217,17 @@ def _summary(measurements: Sequence[Measurement]) -> dict[str, object]:
         ):
             fastest[group] = {"variant": m.variant, "speedup": speedup}
     return {"cells": statuses, "verdicts": verdicts, "fastest": fastest}
+
+
+def _report(directory: Path, runs: Sequence[Run], watcher: Watcher) -> None:
+    """Write the page of some runs; a disk that refuses it takes nothing from what was measured."""
+    from fuselab.page.build import REPORT, write
+
+    watcher.working("writing the report")
+    try:
+        write(directory / REPORT, runs)
+    except StoreError as error:
+        watcher.working(f"the report was not written: {error.message}")
 
 
 def _draw(run: Run) -> None:

@@ -22,6 +22,7 @@ from fuselab.cli import (  # noqa: F401 - each hangs its commands on the applica
     env,
     inspect,
     pack,
+    report,
     run,
     show,
 )

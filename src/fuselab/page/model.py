@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from fuselab.measure.verdicts import settle
@@ -13,12 +14,14 @@ from fuselab.page.panes import kernel_anchor
 from fuselab.page.redact import redacted, unchanged
 from fuselab.records import Direction, Environment, Kernel, Measurement, RunMetadata, Status, Verdict
 from fuselab.report.table import groups
-from fuselab.store import Run
+from fuselab.store import Run, list_runs
 
-__all__ = ["Group", "RunData", "Variants", "comparable", "finite", "groups_of", "load", "speedup_of"]
+__all__ = ["Group", "RunData", "Variants", "comparable", "finite", "groups_of", "load", "speedup_of", "together"]
 
 _KNOWN = ("eager", "compile", "triton", "compile-max-autotune", "liger", "quack")
 """Variants whose colours are the same on every page, in the order of the style sheet's colours."""
+
+_ONE_INVOCATION_S = 60.0
 
 COLOURS = 10
 """Colours of the style sheet; more variants than that share them, told apart by their shapes and labels."""
@@ -116,6 +119,35 @@ def load(run: Run, index: int = 0, redact: Callable[[str], str] = unchanged) -> 
         metadata, environment = redacted(metadata, redact), redacted(environment, redact)
         cells = [redacted(cell, redact) for cell in cells]
     return RunData(index, run, metadata, environment, tuple(cells), notes, redact)
+
+
+def together(run: Run, root: Path) -> list[Run]:
+    """The runs of the invocation that a run belongs to, in the order in which it made them.
+
+    They were all made before the first started, by one process of one command: process, command and host agree, and
+    less than a minute lies between the first and the last.
+
+    Args:
+        run: one of them.
+        root: directory that holds the runs.
+    """
+    mine = run.metadata()
+    found = []
+    for summary in list_runs(root)[0]:
+        other = Run(Path(summary.path)).metadata()
+        same = (other.pid, other.host, other.command) == (mine.pid, mine.host, mine.command)
+        if other.id == mine.id or (same and mine.pid is not None and _apart(mine, other) < _ONE_INVOCATION_S):
+            found.append((other.created_at, Run(Path(summary.path))))
+    return [one for _, one in sorted(found, key=lambda item: item[0])] or [run]
+
+
+def _apart(one: RunMetadata, other: RunMetadata) -> float:
+    """Seconds between two runs' beginnings; without end where a date cannot be read."""
+    try:
+        begin, end = datetime.fromisoformat(one.created_at), datetime.fromisoformat(other.created_at)
+        return abs((end - begin).total_seconds())
+    except (ValueError, TypeError):
+        return math.inf
 
 
 def groups_of(run: RunData) -> list[Group]:
