@@ -38,7 +38,21 @@ from fuselab.worker.messages import (
     Failure,
 )
 
-__all__ = ["Outcome", "Outcomes", "Settings", "Watcher", "carry_out", "describe", "load_outcome", "prepare", "reopen"]
+__all__ = [
+    "Outcome",
+    "Outcomes",
+    "Settings",
+    "Watcher",
+    "carry_out",
+    "conclude",
+    "describe",
+    "load_outcome",
+    "prepare",
+    "reopen",
+]
+
+MOST_DRAWN = 400
+"""Cells that a picture of a run has at most: nobody looks at more bars, and a sweep's report has its own charts."""
 
 DESCRIBE_DEADLINE_S = 180.0
 """Importing torch from a cold disk takes up to a minute."""
@@ -62,6 +76,10 @@ class Outcome:
     def warnings(self) -> list[str]:
         """Every warning of every cell that was measured."""
         return [f"{m.experiment} {m.variant} {m.workload.label}: {w}" for m in self.measurements for w in m.warnings]
+
+    def _repr_html_(self) -> str:
+        """The picture alone, for what shows nothing else."""
+        return svg(list(self.measurements), self.environment)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """The report in a frame with a static picture beside it, for a notebook."""
@@ -150,6 +168,17 @@ def carry_out(
     if len(work) > 1:
         _report(work[0][0].path.parent.parent, [run for run, _ in work], watcher)
     return outcomes
+
+
+def conclude(run: Run, status: RunStatus, error: str | None = None) -> None:
+    """Write down how a run ended that somebody else carried out, with its summary and, when complete, its picture.
+
+    Raises:
+        StoreError: the disk refused.
+    """
+    if status is RunStatus.COMPLETE and len(run.finished_cells()) <= MOST_DRAWN:
+        _draw(run)
+    _finish(run, status, error)
 
 
 def load_outcome(run: Run) -> Outcome:
