@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from fuselab.diagnosis import diagnose
     from fuselab.env_vars import env
     from fuselab.offline import inspect
+    from fuselab.page.comparison import compare
     from fuselab.startup import compile_cost
 
 _HOMES = {
     "capture": "fuselab",  # the package is the function: it can be called
+    "compare": "fuselab.page.comparison",
     "compile_cost": "fuselab.startup",
     "deploy": "fuselab",
     "diagnose": "fuselab.diagnosis",
@@ -36,8 +38,8 @@ _HOMES = {
 }
 """Where each name is from; a name of fuselab itself is a package."""
 
-__all__ = ["__version__", "capture", "compile_cost", "deploy", "diagnose", "doctor", "env", "inspect", "load_run"]
-__all__ += ["run"]
+__all__ = ["__version__", "capture", "compare", "compile_cost", "deploy", "diagnose", "doctor", "env", "inspect"]
+__all__ += ["load_run", "run"]
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +10,6 @@ from rich.console import Console
 
 from fuselab.cli.app import Json, Out, app, escaped, print_json, words
 from fuselab.errors import UsageError
-
-_SHARE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*")
 
 
 @app.command()
@@ -41,7 +38,7 @@ def compare(
     were not measured together; their intervals are wider by the drift between them. With --fail-over the exit code is 1
     on a regression past it, or where a cell that was correct is wrong or fails, and 2 if nothing could be judged.
     """
-    from fuselab.comparison import compare_runs
+    from fuselab.comparison import compare_runs, parse_share
     from fuselab.report.comparison import ComparisonView, comparison_document
     from fuselab.report.comparison import junit as junit_xml
     from fuselab.store.files import write_atomically
@@ -49,7 +46,7 @@ def compare(
     names = [name.strip() for name in variants.split(",") if name.strip()]
     if variants and len(names) < 2:
         raise UsageError(f"--variants {variants} names one variant", hint="name two or more: --variants eager,compile")
-    found = compare_runs(runs, out, variants=names, fail_over=_share(fail_over))
+    found = compare_runs(runs, out, variants=names, fail_over=parse_share(fail_over))
     if html is not None:
         from fuselab.page.comparison import comparison_page
 
@@ -70,18 +67,3 @@ def compare(
             "nothing could be judged, so nothing can be said to hold",
             hint="the table says why for each cell; compare runs of one device, with cells that were timed",
         )
-
-
-def _share(text: str) -> float | None:
-    """``2%`` or ``0.02`` as a share; nothing where nothing was given."""
-    if not text.strip():
-        return None
-    match = _SHARE.fullmatch(text)
-    if match is None:
-        raise UsageError(f"--fail-over {text!r} is no share", hint="write 2% or 0.02")
-    value = float(match[1])
-    if match[2]:
-        return value / 100
-    if value >= 1:
-        raise UsageError(f"--fail-over {text} would be {value:.0%}", hint=f"write {value:g}% if that is meant")
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,10 +22,32 @@ from fuselab.comparison.sides import Side, open_sides
 from fuselab.comparison.surroundings import differences, same_software
 from fuselab.errors import UsageError
 
-__all__ = ["compare_runs"]
+__all__ = ["compare_runs", "parse_share"]
 
+_SHARE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*")
 _NAMED = 4
 """Cells or kernels that a headline names before it counts."""
+
+
+def parse_share(text: str) -> float | None:
+    """``2%`` or ``0.02`` as a share; None where nothing was given.
+
+    Raises:
+        UsageError: it is neither, or a number of one or more without the sign.
+
+    Example:
+        >>> parse_share("2%"), parse_share("0.02"), parse_share("")
+        (0.02, 0.02, None)
+    """
+    if not text.strip():
+        return None
+    match = _SHARE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"--fail-over {text!r} is no share", hint="write 2% or 0.02")
+    value = float(match[1])
+    if not match[2] and value >= 1:
+        raise UsageError(f"--fail-over {text} would be {value:.0%}", hint=f"write {value:g}% if that is meant")
+    return value / 100 if match[2] else value
 
 
 def compare_runs(
@@ -117,6 +140,10 @@ def _fusion(cells: Sequence[CellChange], kernels: Sequence[KernelChange]) -> Ite
         if before != after:
             noun = "kernel" if after == 1 else "kernels"
             yield f"fusion changed: {_place(cell)} launches {after} {noun} instead of {before}"
+    if not all(
+        any(side is not None for side in sides) for sides in ([k.base for k in kernels], [k.new for k in kernels])
+    ):
+        return  # one of them has no kernels that could be captured, as eager
     for match, words in ((KernelMatch.GONE, "no longer generated"), (KernelMatch.NEW, "generated now")):
         sides = [(k.base or k.new, k) for k in kernels if k.match is match]
         if sides:
@@ -146,11 +173,9 @@ def _caveats(base: Side, new: Side, cells: Sequence[CellChange], software: bool)
 
 
 def _place(cell: CellChange) -> str:
-    side = cell.new or cell.base
-    variant = side.variant if side is not None else ""
-    if cell.base is not None and cell.new is not None and cell.base.variant != cell.new.variant:
-        variant = f"{cell.new.variant} against {cell.base.variant}"
-    return f"{variant} {cell.direction.value} {cell.workload}"
+    names = {side.variant for side in (cell.base, cell.new) if side is not None}
+    variant = f"{names.pop()} " if len(names) == 1 else ""  # of two variants the runs' labels tell
+    return f"{variant}{cell.direction.value} {cell.workload}"
 
 
 def _listed(words: Sequence[str]) -> str:

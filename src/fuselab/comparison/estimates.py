@@ -102,7 +102,7 @@ def apart(base: Sequence[Sample], new: Sequence[Sample], *, allowance: float, sh
     Raises:
         ValueError: fewer than four rounds on a side, or a duration that is no positive number.
     """
-    estimate = _difference(trimmed_estimate(_logarithms(new)), trimmed_estimate(_logarithms(base)))
+    estimate = _difference(plus=trimmed_estimate(_logarithms(base)), minus=trimmed_estimate(_logarithms(new)))
     bound = (1.0 + margin) * (1.0 + REPEATABILITY) - 1.0
     return _change(estimate, ALPHA * share, bound, p_scale=share, widened=math.log1p(allowance))
 
@@ -117,7 +117,7 @@ def relative(
     """
     above = trimmed_estimate(paired_log_ratios(_by_round(base), _by_round(base_yard)))
     below = trimmed_estimate(paired_log_ratios(_by_round(new), _by_round(new_yard)))
-    return _change(_difference(above, below), ALPHA * share, 0.0, p_scale=share)
+    return _change(_difference(plus=above, minus=below), ALPHA * share, 0.0, p_scale=share)
 
 
 def yardstick(name: str, base_ns: float, new_ns: float, *, used: bool) -> Yardstick:
@@ -183,7 +183,7 @@ def _logarithms(samples: Sequence[Sample]) -> list[float]:
     return [math.log(durations[number]) for number in sorted(durations)]
 
 
-def _difference(minus: Estimate, plus: Estimate) -> Estimate:
+def _difference(*, plus: Estimate, minus: Estimate) -> Estimate:
     """``plus - minus`` of two independent estimates, degrees of freedom after Welch and Satterthwaite."""
     variances = plus.error**2, minus.error**2
     total = sum(variances)

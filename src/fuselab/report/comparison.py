@@ -73,7 +73,7 @@ _LEAST_WIDTH = 24
 _NOTE_LENGTH = 240
 _GAP = 2
 _MUCH = 1.5
-"""A ratio of times from which on it is told as a ratio too."""
+"""Ratio of times from which on a faster one is told as a ratio."""
 _NARROW = 110
 """Columns below which times are without their intervals."""
 _VERY_NARROW = 72
@@ -113,23 +113,24 @@ def comparison_document(comparison: RunsComparison) -> dict[str, Any]:
 
 
 def change_text(change: Change | None) -> str:
-    """A change of time in per cent with its interval; a large one as a ratio besides.
+    """A change of time in per cent with its interval; what is much faster as a ratio of the times.
 
     Example:
         >>> change_text(Change(change=0.0512, low=0.031, high=0.072))
         '+5.1% [+3.1, +7.2]'
         >>> change_text(Change(change=-0.8569, low=-0.8576, high=-0.8561))
-        '-85.69% [-85.76, -85.61]  6.99x'
+        '6.99x [6.95, 7.02]'
     """
     if change is None or not math.isfinite(change.change):
         return figures.NOTHING
+    if -1 < change.change < 1 / _MUCH - 1:
+        ends = [None if end is None or end <= -1 else 1 / (1 + end) for end in (change.high, change.low)]
+        return figures.ratio(1 / (1 + change.change), *ends)
     half = None if change.low is None or change.high is None else (change.high - change.low) / 2
     decimals = 2 if half is not None and half < 0.002 else 1
     text = f"{change.change * 100:+.{decimals}f}%"
     if change.low is not None and change.high is not None:
         text += f" [{change.low * 100:+.{decimals}f}, {change.high * 100:+.{decimals}f}]"
-    if change.change > -1 and (1 + change.change < 1 / _MUCH):
-        text += f"  {1 / (1 + change.change):.2f}x"
     return text
 
 
@@ -234,22 +235,25 @@ class ComparisonView(JupyterMixin):
         sections: dict[str, list[CellChange]] = {}
         for cell in one.cells:
             sections.setdefault(cell.workload, []).append(cell)
-        head = [Text(word, "dim") for word in ("direction", "variant", one.base, one.new, "change", "", "", "")]
+        named = {run.label: run.variant for run in self._comparison.runs}
+        alone = bool(named.get(one.base) and named.get(one.new))  # the heads say which variants
+        heads = [f"{label} {printable(named.get(label) or '')}".strip() for label in (one.base, one.new)]
+        head = [Text(word, "dim") for word in ("direction", "" if alone else "variant", *heads, "change", "", "", "")]
         rows: list[list[Text] | Text] = [head]
         for workload, cells in sections.items():
             rows.append(Text(printable(workload), "bold cyan"))
-            rows += [self._row(cell, width) for cell in cells]
+            rows += [self._row(cell, width, alone=alone) for cell in cells]
         if sections:
             yield from _aligned(rows, width, right=(2, 3))
             yield Text()
 
-    def _row(self, cell: CellChange, width: int) -> list[Text]:
+    def _row(self, cell: CellChange, width: int, *, alone: bool) -> list[Text]:
         narrow, very_narrow = width < _NARROW, width < _VERY_NARROW
         style = STYLES[cell.judgement]
         text = change_text(cell.change)
         return [
             Text(_SHORT[cell.direction] if narrow else cell.direction.value, "dim"),
-            Text(printable(variant_of(cell))),
+            Text("" if alone else printable(variant_of(cell))),
             _time(cell.base, narrow),
             _time(cell.new, narrow),
             Text(text.split(" ")[0] if very_narrow else text, style),
@@ -324,6 +328,12 @@ def _kernels(one: SideComparison, width: int) -> Iterator[Text]:
     """Kernels that are not the same, and how many are."""
     if not one.kernels:
         return
+    sided = [all(side is None for side in sides) for sides in zip(*((k.base, k.new) for k in one.kernels), strict=True)]
+    if any(sided):
+        empty, other = (one.base, one.new) if sided[0] else (one.new, one.base)
+        yield Text(f"kernels: {other} has {len(one.kernels)}, {empty} has none that were captured", "bold")
+        yield Text()
+        return
     same = sum(kernel.same for kernel in one.kernels)
     changed = [kernel for kernel in one.kernels if not kernel.same]
     yield Text(f"kernels: {same} of {len(one.kernels)} the same", "bold")
@@ -343,7 +353,10 @@ def _kernels(one: SideComparison, width: int) -> Iterator[Text]:
         rows.append(Text.assemble("    ", (printable(kernel_words(kernel)), style)))
         if facts:
             rows.append(Text(f"    {printable(facts)}", "dim"))
-    yield from rows
+    for row in rows:
+        row.truncate(width, overflow="ellipsis")
+        row.no_wrap = True
+        yield row
     if len(changed) > _KERNELS_SHOWN:
         yield Text(f"  and {len(changed) - _KERNELS_SHOWN} more: --json, --html", "dim")
     if changed:
