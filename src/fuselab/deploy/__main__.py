@@ -6,15 +6,14 @@ import time
 
 STARTED_NS = time.perf_counter_ns()
 
-import ctypes  # noqa: E402 - the clock comes first
 import os  # noqa: E402
-import signal  # noqa: E402
 import sys  # noqa: E402
 import traceback  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import msgspec  # noqa: E402
 
+from fuselab import child  # noqa: E402
 from fuselab.deploy.messages import (  # noqa: E402
     Answer,
     AotiRequest,
@@ -26,12 +25,10 @@ from fuselab.deploy.messages import (  # noqa: E402
 )
 from fuselab.errors import FuselabError  # noqa: E402
 
-PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
     """Answer one request; whatever is raised is an answer as well."""
-    _die_with_parent()
+    child.die_with_parent()
     question, answer = Path(sys.argv[1]), Path(sys.argv[2])
     request: Request = msgspec.json.decode(question.read_bytes(), type=Request)
     try:
@@ -67,15 +64,6 @@ def carry_out(request: Request) -> Answer:
     from fuselab.deploy.prove import prove
 
     return prove(request, STARTED_NS)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent dies; end at once if it is gone already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    parent = os.environ.pop("FUSELAB_PARENT", "")
-    if parent and os.getppid() != int(parent):
-        os._exit(1)
 
 
 if __name__ == "__main__":

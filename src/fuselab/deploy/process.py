@@ -17,6 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from fuselab import errors, probe
+from fuselab.child import environment_of_child
 from fuselab.deploy.messages import (
     Answer,
     AotiRequest,
@@ -82,14 +83,11 @@ def ask(
     """
     question, answer = directory / "request.json", directory / "answer.json"
     question.write_bytes(msgspec.json.encode(request))
-    source = str(Path(__file__).parents[2])
-    path = os.pathsep.join(p for p in (source, os.environ.get("PYTHONPATH", "")) if p)
-    variables = {**os.environ, "PYTHONPATH": path, "FUSELAB_PARENT": str(os.getpid()), **environment}
     finished = probe.run(
         # faulthandler: a child that dies in C++ says in which line of Python it was
         [sys.executable, "-X", "faulthandler", "-m", "fuselab.deploy", str(question), str(answer)],
         deadline_s=deadline_s,
-        environment=variables,
+        environment=environment_of_child(environment),
     )
     try:
         found: Answer = msgspec.json.decode(answer.read_bytes(), type=Answer)

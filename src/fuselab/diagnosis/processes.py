@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from fuselab import probe
+from fuselab.child import environment_of_child
 from fuselab.diagnosis.events import AnyEvent, FailedEvent, ObserveRequest, StageEvent, SummaryEvent, decode_event
 from fuselab.records import Status
 
@@ -32,12 +32,7 @@ def observe_apart(request: ObserveRequest, *, deadline_s: float) -> list[AnyEven
     with tempfile.TemporaryDirectory(prefix="fuselab-diagnosis-") as folder:
         asked, said = Path(folder, "request.json"), Path(folder, "events.jsonl")
         asked.write_bytes(msgspec.json.encode(request))
-        source = str(Path(__file__).parents[2])
-        known = os.environ.get("PYTHONPATH", "")
         environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(p for p in (source, known) if p),
-            "FUSELAB_PARENT": str(os.getpid()),
             # Fresh caches: what an earlier process compiled would make the first pass look cheap.
             "TORCHINDUCTOR_CACHE_DIR": str(Path(folder, "inductor")),
             "TRITON_CACHE_DIR": str(Path(folder, "triton")),
@@ -45,7 +40,7 @@ def observe_apart(request: ObserveRequest, *, deadline_s: float) -> list[AnyEven
         finished = probe.run(
             [sys.executable, "-m", "fuselab.diagnosis", str(asked), str(said)],
             deadline_s=deadline_s,
-            environment=environment,
+            environment=environment_of_child(environment),
         )
         events = _read(said)
     if not any(isinstance(event, FailedEvent | SummaryEvent) for event in events):

@@ -10,23 +10,21 @@ import time
 
 BEGUN_NS = time.monotonic_ns()
 
-import ctypes
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fuselab import child
+
 if TYPE_CHECKING:
     from fuselab.startup.messages import Answer, Request
-
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Answer one request; exceptions and exits are answers as well."""
-    _die_with_parent()
+    child.die_with_parent()
     pipe = int(sys.argv[1])
     os.set_inheritable(pipe, False)
     from fuselab.startup.internals import Observer
@@ -41,9 +39,7 @@ def main() -> None:
         request = decode_request(sys.stdin.buffer.readline())
 
     def say(answer: Answer) -> None:
-        line = memoryview(encode(answer))
-        while line:
-            line = line[os.write(pipe, line) :]
+        child.write(pipe, encode(answer))
 
     try:
         answer = carry_out(request, observer, lambda text: say(Progress(text=text)))
@@ -87,15 +83,6 @@ def _user_file(request: Request) -> str:
     from fuselab.startup.messages import DescribeRequest
 
     return "" if isinstance(request, DescribeRequest) else request.subject.target.rpartition(":")[0]
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent dies; end at once if it is gone already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    parent = os.environ.pop("FUSELAB_PARENT", "")
-    if parent and os.getppid() != int(parent):
-        os._exit(1)
 
 
 if __name__ == "__main__":

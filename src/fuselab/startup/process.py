@@ -1,17 +1,13 @@
 """A measured process from its parent's side: spawned with a request, listened to, given a deadline, never left behind.
 
-The worker's ``Crew`` does the same for checks and timings; it lies above this room, and it hands out no clock reading
-from just before the spawn, which is where a start begins.
+With a clock reading from just before the spawn, which is where a start begins.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import selectors
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,14 +16,11 @@ from typing import IO
 
 import msgspec
 
+from fuselab import child
 from fuselab.records import Status
 from fuselab.startup.messages import Answer, Failed, Progress, Request, Started, StartRequest, decode_answer, encode
 
 __all__ = ["ask"]
-
-LOG_TAIL = 2000
-"""Characters of a dead process's output that are quoted."""
-
 
 SAMPLE_S = 0.25
 """Between two looks at the memory of a process's helpers; one costs a millisecond of the parent's time."""
@@ -59,52 +52,30 @@ def ask(
             return Failed(
                 status=Status.TIMED_OUT,
                 reason=f"no answer within {deadline_s:.0f} s (it was at: {last})",
-                traceback=_tail(log),
+                traceback=child.tail(log),
             )
         if isinstance(result, Started):
             memory = msgspec.structs.replace(result.record.memory, helpers_bytes=helpers.peak_bytes)
             return msgspec.structs.replace(result, record=msgspec.structs.replace(result.record, memory=memory))
         if result is not None:
             return result
-        return _death(process.wait(), last, _tail(log))
+        return _death(process.wait(), last, child.tail(log))
 
 
 @contextlib.contextmanager
 def _spawned(
     request: Request, environment: Mapping[str, str], log: IO[bytes]
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    reader, writer = os.pipe()
-    try:
-        spawned_ns = time.monotonic_ns()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fuselab.startup", str(writer)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            pass_fds=(writer,),
-            start_new_session=True,
-            env={**os.environ, **_source_path(), "FUSELAB_PARENT": str(os.getpid()), **environment},
-        )
-    except BaseException:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
-    try:
+    spawned_ns = time.monotonic_ns()
+
+    def asked() -> bytes:
         if isinstance(request, StartRequest):
-            request = msgspec.structs.replace(request, spawned_ns=spawned_ns)
-        assert process.stdin is not None  # noqa: S101 - Popen was given PIPE
-        with contextlib.suppress(BrokenPipeError):  # it died at once: the death is the answer
-            process.stdin.write(encode(request))
-            process.stdin.close()
-        yield process, reader
-    finally:
-        # The group can outlive its leader: the compiler's helpers are in it. A process that has answered ends by
-        # itself; how soon is no part of what was measured.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        os.close(reader)
+            return encode(msgspec.structs.replace(request, spawned_ns=spawned_ns))
+        return encode(request)
+
+    # A process that has answered ends by itself; how soon is no part of what was measured.
+    with child.spawned("fuselab.startup", asked, environment, log) as started:
+        yield started
 
 
 class _Helpers:
@@ -133,46 +104,19 @@ class _Helpers:
 
 def _answers(pipe: int, deadline: float, meanwhile: Callable[[], None]) -> Iterator[Answer]:
     """Answers as they arrive, until the pipe closes or the deadline passes; ``meanwhile`` is called between them."""
-    buffer = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while (left := deadline - time.monotonic()) > 0:
-            meanwhile()
-            if not selector.select(timeout=min(left, SAMPLE_S)):
-                continue
-            chunk = os.read(pipe, 1 << 16)
-            if not chunk:
-                return
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            for line in lines:
-                try:
-                    yield decode_answer(line)
-                except msgspec.DecodeError as error:
-                    yield Failed(status=Status.ERROR, reason=f"the process answered with something unreadable: {error}")
+    for line in child.lines(pipe, deadline, meanwhile, SAMPLE_S):
+        try:
+            yield decode_answer(line)
+        except msgspec.DecodeError as error:
+            yield Failed(status=Status.ERROR, reason=f"the process answered with something unreadable: {error}")
 
 
 def _death(code: int, last: str, output: str) -> Failed:
     if code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        note = "; the kernel's out-of-memory killer ends processes so" if -code == signal.SIGKILL else ""
-        return Failed(
-            status=Status.CRASHED, reason=f"the process died by {name} (it was at: {last}){note}", traceback=output
-        )
+        reason = f"the process {child.how_it_died(code)} (it was at: {last})"
+        return Failed(status=Status.CRASHED, reason=reason, traceback=output)
     return Failed(
         status=Status.EXITED,
         reason=f"the process ended with exit code {code} before it answered (it was at: {last})",
         traceback=output,
     )
-
-
-def _tail(log: IO[bytes]) -> str:
-    log.seek(0, os.SEEK_END)
-    log.seek(max(0, log.tell() - LOG_TAIL))
-    return log.read().decode(errors="replace").strip()
-
-
-def _source_path() -> dict[str, str]:
-    """Where fuselab is imported from, so that it also runs from a source tree that was put on ``sys.path``."""
-    source = str(Path(__file__).parents[2])
-    known = os.environ.get("PYTHONPATH", "")
-    return {"PYTHONPATH": os.pathsep.join(p for p in (source, known) if p)}

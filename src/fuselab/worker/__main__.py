@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import traceback
 
+from fuselab import child
 from fuselab.records import Status
 from fuselab.worker.messages import (
     Answer,
@@ -22,12 +21,10 @@ from fuselab.worker.messages import (
     encode,
 )
 
-PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
     """Answer one request; exceptions, exits and missing memory are answers as well."""
-    _die_with_parent()
+    child.die_with_parent()
     pipe = int(sys.argv[1])
     os.set_inheritable(pipe, False)
     request = decode_request(sys.stdin.buffer.readline())
@@ -37,9 +34,7 @@ def main() -> None:
         nonlocal arm
         if isinstance(answer, Progress):
             arm = answer.arm
-        line = memoryview(encode(answer))
-        while line:
-            line = line[os.write(pipe, line) :]
+        child.write(pipe, encode(answer))
 
     try:
         answer = carry_out(request, say)
@@ -64,6 +59,8 @@ def carry_out(request: Request, say: object) -> Answer:
         from fuselab import device
 
         device_type = device.resolve(request.device)
+        if request.exercise:
+            device.exercise(device_type)
         return DescribeResult(environment=device.environment(device_type), device_id=device.device_id(device_type))
     if isinstance(request, CheckRequest):
         from fuselab.worker.check import check
@@ -73,15 +70,6 @@ def carry_out(request: Request, say: object) -> Answer:
     from fuselab.worker.timing import time_variants
 
     return time_variants(request, progress=progress)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent dies; end at once if it is gone already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    parent = os.environ.pop("FUSELAB_PARENT", "")
-    if parent and os.getppid() != int(parent):
-        os._exit(1)
 
 
 if __name__ == "__main__":

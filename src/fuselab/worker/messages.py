@@ -57,6 +57,8 @@ class DescribeRequest(Message, frozen=True, kw_only=True, tag="describe"):
 
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
+    exercise: bool = False
+    """Whether to compute something on it as well: a device can be listed and stuck."""
 
 
 class CheckRequest(Message, frozen=True, kw_only=True, tag="check"):
