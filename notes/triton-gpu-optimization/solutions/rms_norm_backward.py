@@ -4,7 +4,6 @@ import torch
 import triton
 import triton.language as tl
 
-
 PROGRAMS = 3
 
 
