@@ -127,32 +127,36 @@ def _sections(data: Sequence[RunData], variants: Variants) -> dict[str, Any]:
 
 
 def _traffic(data: Sequence[RunData], drawn: Sequence[Picture]) -> list[dict[str, Any]]:
-    """By run: the largest workload first, the others behind it."""
+    """By run: the workload in which a forward writes most only to read it back first, the others behind it."""
     sections = []
     for run in data:
         mine = [p for p in drawn if p.group.run is run]
         if not mine:
             continue
-        largest = max(mine, key=lambda p: p.fewest or p.fused.moved).group.label
-        entries = [
-            {
-                "picture": p,
-                "chart": traffic_chart.traffic_chart(p),
-                "ways": traffic_chart.ways(p),
-                "saved": traffic_chart.saved(p),
-                "counted": figures.size(p.counted),
-                "direction": p.group.direction.value,
-            }
-            for p in mine
-        ]
+        largest = max(
+            mine, key=lambda p: (p.eager.between if p.group.direction is Direction.FORWARD else 0, p.fewest or 0)
+        )
+        first = largest.group.label
+        entries = [(p.group.label, _entry(p)) for p in mine]
         sections.append(
             {
                 "run": run,
-                "first": [e for e in entries if e["picture"].group.label == largest],
-                "others": [e for e in entries if e["picture"].group.label != largest],
+                "first": [entry for label, entry in entries if label == first],
+                "others": [entry for label, entry in entries if label != first],
             }
         )
     return sections
+
+
+def _entry(picture: Picture) -> dict[str, Any]:
+    return {
+        "picture": picture,
+        "chart": traffic_chart.traffic_chart(picture),
+        "ways": traffic_chart.ways(picture),
+        "saved": traffic_chart.saved(picture),
+        "counted": figures.size(picture.counted),
+        "direction": picture.group.direction.value,
+    }
 
 
 def _switched(chart: Callable[[Direction], Chart | None]) -> _Switched:

@@ -1,4 +1,4 @@
-"""What compiling cost: the first call of every compiled cell, after how many calls it has paid, and the measured starts.
+"""What compiling cost: the first call of every cell, after how many calls it has paid, and the measured starts.
 
 A run has the wall time of each first call. After how many calls that has paid is a prediction from it and the times of
 one call, and says so. What ``fuselab compile-cost`` measured, by phase and in fresh processes, is shown where its
@@ -64,10 +64,12 @@ def first_calls(runs: Sequence[RunData]) -> list[FirstCall]:
     found = []
     for run in runs:
         compiled = {k.variant for k in run.metadata.kernels} | {a.variant for a in run.metadata.artifacts}
-        for group in groups_of(run):
-            for cell in group.cells:
-                if cell.compile_ns and cell.variant in compiled and cell.status in (Status.OK, Status.CHECKED):
-                    found.append(FirstCall(group, cell, cell.compile_ns, _calls(group, cell)))
+        found += [
+            FirstCall(group, cell, cell.compile_ns, _calls(group, cell))
+            for group in groups_of(run)
+            for cell in group.cells
+            if cell.compile_ns and cell.variant in compiled and cell.status in (Status.OK, Status.CHECKED)
+        ]
     return found
 
 
@@ -125,7 +127,10 @@ def _draw(calls: Sequence[FirstCall], variants: Variants, width: int) -> Markup:
 
 
 def costs_beside(run: RunData) -> list[CompileCost]:
-    """What was measured of the same experiment on the same device and torch, the newest first; what cannot be read is none."""
+    """What was measured of the same experiment on the same kind of device and torch, the newest first.
+
+    What cannot be read counts as not there.
+    """
     parent = run.path.parent.parent / FOLDER
     name = run.run.path.parent.name
     try:

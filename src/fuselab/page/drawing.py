@@ -1,7 +1,8 @@
 """What the charts are drawn with: a picture that grows by text, lines and marks; scales with round ticks.
 
-Every text is escaped here. Colours are classes of ``static/page.css`` (``v0`` to ``v9`` for variants), so that light and
-dark are the style sheet's matter. A mark has a title, which a browser shows on hover without any script and ours at once.
+Every text is escaped here. Colours are classes of ``static/page.css`` (``v0`` to ``v9`` for variants), so that light
+and dark are the style sheet's matter. A mark has a title, which a browser shows on hover without any script, and ours
+at once.
 """
 
 from __future__ import annotations
@@ -79,6 +80,13 @@ class Drawing:
         title = "" if shown == printable(text) else f"<title>{escape(printable(text))}</title>"
         self._parts.append(f'<text x="{number(x)}" y="{number(y)}"{attributes}>{escape(shown)}{title}</text>')
 
+    def heading(self, x: float, y: float, head: str, rest: str, room: float) -> None:
+        """A name and what it is about, one after the other however wide the font is."""
+        head = cut(head, room)
+        rest = cut(rest, max(room - len(head) * CHARACTER - 10, 4 * CHARACTER))
+        said = f'<tspan class="head">{escape(head)}</tspan><tspan class="quiet" dx="8">{escape(rest)}</tspan>'
+        self._parts.append(f'<text x="{number(x)}" y="{number(y)}">{said}</text>')
+
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
         """A straight line."""
         self._parts.append(
@@ -140,7 +148,8 @@ class Drawing:
         """The picture, as an element of the page and as a file of its own alike."""
         # role group, not img: what is in an img is hidden from those who cannot see, and its links with it.
         return Markup(  # noqa: S704 - every text was escaped on its way in
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="chart {kind}" width="{self.width}" height="{number(height)}" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="chart {kind}" width="{self.width}" '
+            f'height="{number(height)}" '
             f'viewBox="0 0 {self.width} {number(height)}" role="group" aria-label={quoteattr(printable(self._label))}>'
             + "".join(self._parts)
             + "</svg>"

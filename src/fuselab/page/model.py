@@ -13,10 +13,22 @@ from fuselab.measure.verdicts import settle
 from fuselab.page.panes import kernel_anchor
 from fuselab.page.redact import redacted, unchanged
 from fuselab.records import Direction, Environment, Kernel, Measurement, RunMetadata, Status, Verdict
+from fuselab.report import figures
 from fuselab.report.table import groups
 from fuselab.store import Run, list_runs
 
-__all__ = ["Group", "RunData", "Variants", "comparable", "finite", "groups_of", "load", "speedup_of", "together"]
+__all__ = [
+    "Group",
+    "RunData",
+    "Variants",
+    "comparable",
+    "finite",
+    "groups_of",
+    "load",
+    "multiple",
+    "speedup_of",
+    "together",
+]
 
 _KNOWN = ("eager", "compile", "triton", "compile-max-autotune", "liger", "quack")
 """Variants whose colours are the same on every page, in the order of the style sheet's colours."""
@@ -87,6 +99,10 @@ class Variants:
         others = [name for name in seen if name not in _KNOWN]
         self._place = {name: number for number, name in enumerate([*_KNOWN, *others])}
         self.names = [name for name in self._place if name in seen]
+        """Of every variant that has cells."""
+        timed = {c.variant for run in runs for c in run.cells if c.status is Status.OK}
+        self.drawn = [name for name in self.names if name in timed]
+        """Of those that have times."""
 
     def place(self, variant: str) -> int:
         """Number of its colour and shape."""
@@ -164,6 +180,16 @@ def groups_of(run: RunData) -> list[Group]:
 def finite(values: Iterable[float | None]) -> list[float]:
     """The values that are numbers."""
     return [v for v in values if v is not None and math.isfinite(v)]
+
+
+def multiple(speedup: float | None) -> str:
+    """A speedup with the sign that the page writes it with.
+
+    Example:
+        >>> multiple(1.0731)
+        '1.07×'
+    """
+    return figures.ratio(speedup).replace("x", "\u00d7")
 
 
 def comparable(cell: Measurement) -> bool:

@@ -1,7 +1,8 @@
 """The page in the output of a notebook's cell: the report in a frame, and a static picture beside it.
 
-The frame is sandboxed and has no origin, so that what it shows can reach neither the notebook nor what the notebook has
-stored. A viewer that drops frames and scripts (a repository's page, a mail) is left with the picture, which is an image.
+The frame is sandboxed and has no origin, so that what it shows can reach neither the notebook nor what the notebook
+has stored. A viewer that drops frames and scripts (a repository's page, a mail) is left with the picture, which is an
+image.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _places(where: Sequence[str]) -> str:
 def stylesheet_marks(variants: Variants) -> list[tuple[str, int, Markup]]:
     """The legend: name, number and drawn mark of each variant."""
     found = []
-    for name in variants.names:
+    for name in variants.drawn:
         place = variants.place(name)
         path = outline(SHAPES[place % len(SHAPES)], 7, 7, 4.5)
         mark = Markup(
@@ -155,7 +155,7 @@ def cell_rows(runs: Sequence[RunData], variants: Variants) -> list[Row]:
 def _row(run: RunData, cell: Measurement, heading: str, place: int, href: str) -> Row:
     comparison = cell.comparison
     span = speedup_of(cell)
-    speed = figures.ratio(span[1], span[0], span[2]).replace("x", "×") if span else ""
+    speed = figures.ratio(span[1], span[0], span[2]).replace("x", "\u00d7") if span else ""
     verdict = comparison.verdict.value if comparison and cell.status is Status.OK and cell.correct is not False else ""
     note = "; ".join([*cell.labels, *([cell.reason] if cell.reason else [])])
     return Row(

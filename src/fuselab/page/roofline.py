@@ -114,7 +114,7 @@ def _draw(
     drawing = Drawing(width, f"Roofline, {direction.value}: operations a second against operations a byte")
     ceilings, peaks = _ceilings(runs, direction), _peaks(runs)
     height = _HEIGHT[drawing.narrow]
-    left, right, top, bottom = 74.0, width - 12.0, 14.0, float(height)
+    left, right, top, bottom = 74.0, width - 12.0, 24.0, float(height)
     intensities, rates = [p.intensity for p in points], [p.rate for p in points]
     low_x, high_x = min(intensities) / 2.2, max(intensities) * 2.5
     high_y = max([*rates, *(r * high_x for _, r in ceilings[:1])]) * 1.3
@@ -131,10 +131,10 @@ def _draw(
         drawing.line(left, y(tick), right, y(tick), "grid")
         drawing.text(left - 8, y(tick) + 4, _rate(tick), "axis", "end")
     drawing.text(right, bottom + 36, "operations a byte that has to be moved", "axis", "end")
-    drawing.text(left, bottom + 36, "↑ operations a second", "axis")
+    drawing.text(0, 12, "operations a second", "axis")
     flat = peaks[0][1] if peaks else None
     below = bottom + 58
-    for order, (method, rate) in enumerate(ceilings[:3]):
+    for order, (_, rate) in enumerate(ceilings[:3]):
         _roof(drawing, x, y, rate, flat, order)
     for name, rate in peaks:
         drawing.line(
@@ -144,9 +144,10 @@ def _draw(
     for point in points:
         place = variants.place(point.cell.variant)
         drawing.mark(x(point.intensity), y(point.rate), place, _title(point), point.href, size=5)
+    start = 0.0 if drawing.narrow else left
     for order, (method, rate) in enumerate(ceilings[:3]):
-        drawing.line(left, below - 4, left + 26, below - 4, f"roof measured r{order}")
-        drawing.text(left + 34, below, f"{figures.bandwidth(rate)} measured: {method}", "axis", room=width - left - 40)
+        drawing.line(start, below - 4, start + 26, below - 4, f"roof measured r{order}")
+        drawing.text(start + 34, below, f"{figures.bandwidth(rate)}, {method}", "axis", room=width - start - 34)
         below += 18
     if not ceilings:
         drawing.text(left, below, "no memory ceiling was measured in this run", "axis")

@@ -1,7 +1,7 @@
 """Every sample by round and by variant, so that noise can be seen: a strip by round, and where the samples lie.
 
-One picture a group (one workload and direction, timed together). All strips of a picture have one scale: per cent of the
-variant's own median.
+One picture a group (one workload and direction, timed together). All strips of a picture have one scale: per cent of
+the variant's own median.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def noise(cells: Sequence[Measurement]) -> str:
         return ""
     if len(away) == 1:
         return "one sample: no spread to see"
-    return f"half of {len(away)} samples within {median(away):.2g}% of the median, the furthest {max(away):.2g}%"
+    return f"half of {len(away)} samples within {_away(median(away))} of the median, the furthest {_away(max(away))}"
 
 
 def samples_chart(group: Group, variants: Variants) -> Chart | None:
@@ -68,8 +68,8 @@ def _draw(group: Group, cells: Sequence[Measurement], variants: Variants, width:
     drawing = Drawing(width, f"Samples of {group.label}, {group.direction.value}, per cent of each variant's median")
     deviations = {id(c): _deviations(c) for c in cells}
     rounds = max((r for found in deviations.values() for r, _ in found), default=0)
-    reach = max((abs(v) for found in deviations.values() for _, v in found), default=1.0)
-    reach = max(reach * 1.05, 0.5)
+    reach = _reach([abs(v) for found in deviations.values() for _, v in found])
+    beyond = [v for found in deviations.values() for _, v in found if abs(v) > reach]
     names, room = (180, 250) if not drawing.narrow else (0, 0)
     left = names + 46 if not drawing.narrow else 44
     right = width - room - 24 if not drawing.narrow else width - 6
@@ -91,8 +91,8 @@ def _draw(group: Group, cells: Sequence[Measurement], variants: Variants, width:
             drawing.text(0, (top + bottom) / 2 + 4, cell.variant, f"name ink{place}", room=names - 10)
         drawing.rect(left, top, right - left, bottom - top, "strip")
         drawing.line(left, scale(0), right, scale(0), "grid")
-        drawing.text(left - 6, top + 8, f"+{reach:.2g}%", "axis", "end")
-        drawing.text(left - 6, bottom, f"−{reach:.2g}%", "axis", "end")
+        drawing.text(left - 6, top + 8, f"+{_away(reach)}", "axis", "end")
+        drawing.text(left - 6, bottom, f"\u2212{_away(reach)}", "axis", "end")
         shown = found[:: max(1, math.ceil(len(found) / _MOST_POINTS))]
         thinned = thinned or len(shown) < len(found)
         drawing.path([(x(r), scale(v)) for r, v in shown], f"trace v{place}")
@@ -108,6 +108,10 @@ def _draw(group: Group, cells: Sequence[Measurement], variants: Variants, width:
     drawing.text(left - 6, y, "round", "axis", "end")
     if not drawing.narrow:
         drawing.text(right + 66, y, "where they lie", "axis", "middle")
+    if beyond:
+        y += 18
+        many = f"{len(beyond)} sample{'s lie' if len(beyond) > 1 else ' lies'}"
+        drawing.text(0, y, f"{many} beyond the strips, up to {_away(max(beyond, key=abs))}", "quiet")
     if thinned:
         y += 18
         drawing.text(0, y, f"more than {_MOST_POINTS} samples: every n-th round is drawn", "quiet")
@@ -129,6 +133,27 @@ def _distribution(
         )
     step = max(1, math.ceil(len(ordered) / _MOST_POINTS))
     drawing.strokes([(scale(v), middle - 5, middle + 5) for v in ordered[::step]], f"ticks v{place}")
+
+
+def _reach(away: Sequence[float]) -> float:
+    """Half the height of a strip: all samples, unless a few are so far out that the others would be a line."""
+    ordered = sorted(away)
+    most = ordered[len(ordered) * 9 // 10] if ordered else 1.0
+    furthest = ordered[-1] if ordered else 1.0
+    return max((furthest if furthest <= 6 * most else 3 * most) * 1.05, 0.5)
+
+
+def _away(percent: float) -> str:
+    """A distance from the median.
+
+    Example:
+        >>> _away(0.0821), _away(9800.0)
+        ('0.082%', '98 times')
+    """
+    size = abs(percent)
+    if size < 999.5:
+        return f"{size:.2g}%" if size < 99.5 else f"{size:.0f}%"
+    return f"{size / 100:.2g} times"
 
 
 def _deviations(cell: Measurement) -> list[tuple[int, float]]:

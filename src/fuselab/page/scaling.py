@@ -29,11 +29,12 @@ class _Point:
 
 
 def scaling_chart(runs: Sequence[RunData], variants: Variants, direction: Direction) -> Chart | None:
-    """The picture of one direction; None where no timed cell says how many bytes it has to move.
+    """The picture of one direction; None where no experiment was timed at two sizes.
 
     Workloads of one dtype and the same options are joined by a line: between others there is nothing to read.
     """
-    panels = [(run, found) for run in runs if (found := _points(run, direction))]
+    panels = [(run, _points(run, direction)) for run in runs]
+    panels = [(run, points) for run, points in panels if len({p.moved for p in points}) > 1]
     if not panels:
         return None
     return Chart(_wide(panels, variants, direction), _narrow(panels, variants, direction))
@@ -88,9 +89,8 @@ def _panel(
     moved = [float(p.moved) for p in points]
     x = Scale(min(moved) / 1.6, max(moved) * 1.6, left, right, log=True)
     times = [p.time for p in points]
-    drawing.text(span[0], top + 14, run.metadata.experiment, "head", room=span[1] - span[0])
-    upper = Scale(min(times) / 1.5, max(times) * 1.5, top + _HEIGHT, top + 30, log=True)
-    drawing.text(span[0], top + 30, "time", "axis")
+    drawing.heading(span[0], top + 14, run.metadata.experiment, "time", span[1] - span[0])
+    upper = Scale(min(times) / 1.5, max(times) * 1.5, top + _HEIGHT, top + 34, log=True)
     for tick in upper.ticks(5):
         drawing.line(left, upper(tick), right, upper(tick), "grid")
         drawing.text(left - 6, upper(tick) + 4, _time(tick), "axis", "end")

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from fuselab.page.drawing import CHARACTER, NARROW, WIDE, Chart, Drawing, Scale, number
+from fuselab.page.drawing import NARROW, WIDE, Chart, Drawing, Scale, number
 from fuselab.page.model import Group, RunData, Variants, groups_of, speedup_of
 from fuselab.records import Direction, Measurement, Status, Verdict
 from fuselab.report import figures
-from fuselab.report.text import one_line
 
 __all__ = ["speedup_chart"]
 
@@ -32,8 +31,9 @@ def speedup_chart(runs: Sequence[RunData], variants: Variants, direction: Direct
     if not sections:
         return None
     spans = [span for _, rows in sections for cell in rows if (span := speedup_of(cell))]
-    low = min([0.92, *(s[0] for s in spans)]) / 1.03
-    high = max([1.09, *(s[2] for s in spans)]) * 1.03
+    # An interval without an end in sight is cut, with an arrow: else one noisy cell makes all others a dot.
+    low = max(min([0.92, *(s[0] for s in spans)]), min([1.0, *(s[1] for s in spans)]) / 3) / 1.03
+    high = min(max([1.09, *(s[2] for s in spans)]), max([1.0, *(s[1] for s in spans)]) * 3) * 1.03
     return Chart(
         *(_draw(sections, variants, direction, width, max(low, 1e-3), min(high, 1e4)) for width in (WIDE, NARROW))
     )
@@ -73,22 +73,23 @@ def _draw(
         several = group.run.metadata.experiment != experiment
         experiment = group.run.metadata.experiment
         y += 20 if drawn else 14
-        drawing.text(0, y, experiment if several else "", "head", room=width / 2)
-        offset = len(one_line(experiment, 60)) * CHARACTER * 1.12 + 12 if several else 0
-        if drawing.narrow and several:
-            y, offset = y + 16, 0.0
-        drawing.text(offset, y, group.label, "quiet", room=width - offset)
+        if several and drawing.narrow:
+            drawing.text(0, y, experiment, "head", room=width)
+            y += 16
+        if several and not drawing.narrow:
+            drawing.heading(0, y, experiment, group.label, width)
+        else:
+            drawing.text(0, y, group.label, "quiet", room=width)
         top = y + 6
-        bottom = top + _ROW * len(rows) * (1 if not drawing.narrow else 1.75)
-        for tick in ticks:
-            drawing.line(scale(tick), top, scale(tick), bottom, "one" if tick == 1 else "grid")
+        if not drawing.narrow:
+            _grid(drawing, scale, ticks, top, top + _ROW * len(rows))
         for cell in rows:
-            y = _row(drawing, group, cell, variants, scale, y)
+            y = _row(drawing, group, cell, variants, scale, ticks, y)
             drawn += 1
         y += 6
     y += 12
     for tick in ticks:
-        drawing.text(scale(tick), y, f"{tick:g}×", "axis", "middle")
+        drawing.text(scale(tick), y, f"{tick:g}\u00d7", "axis", "middle")
     if not drawing.narrow:
         drawing.text(scale(1) - 24, y + 18, "← slower", "axis", "end")
         drawing.text(scale(1) + 24, y + 18, "faster →", "axis")
@@ -99,7 +100,20 @@ def _draw(
     return drawing.markup(y + 8, "speedup")
 
 
-def _row(drawing: Drawing, group: Group, cell: Measurement, variants: Variants, scale: Scale, y: float) -> float:
+def _grid(drawing: Drawing, scale: Scale, ticks: Sequence[float], top: float, bottom: float) -> None:
+    for tick in ticks:
+        drawing.line(scale(tick), top, scale(tick), bottom, "one" if tick == 1 else "grid")
+
+
+def _row(
+    drawing: Drawing,
+    group: Group,
+    cell: Measurement,
+    variants: Variants,
+    scale: Scale,
+    ticks: Sequence[float],
+    y: float,
+) -> float:
     """One variant: name, interval, figures; beside each other where there is room, else above."""
     place = variants.place(cell.variant)
     span = speedup_of(cell)
@@ -110,6 +124,7 @@ def _row(drawing: Drawing, group: Group, cell: Measurement, variants: Variants, 
         drawing.text(drawing.width, y, said, _verdict_class(cell), "end")
         y += _ROW * 0.9
         middle = y - 5
+        _grid(drawing, scale, ticks, middle - 8, middle + 8)
     else:
         y += _ROW
         middle = y - 4
@@ -123,6 +138,9 @@ def _row(drawing: Drawing, group: Group, cell: Measurement, variants: Variants, 
         f'<rect class="interval v{place}" x="{number(a)}" y="{number(middle - 4)}" width="{number(max(c - a, 1.5))}" '
         f'height="8" rx="2"/>'
     )
+    for end, beyond, tip in ((a, span[0] < scale.low, -7), (c, span[2] > scale.high, 7)):
+        if beyond:
+            drawing.raw(f'<path class="mark v{place}" d="M{number(end)},{number(middle - 5)}l{tip},5l{-tip},5Z"/>')
     drawing.mark(b, middle, place, _title(group, cell, said), _href(group, cell))
     return y
 
@@ -141,7 +159,7 @@ def _figures(cell: Measurement, shown: bool) -> str:
         return "wrong"
     if comparison is None or not shown:
         return Verdict.WITHHELD.value
-    text = figures.ratio(comparison.speedup, comparison.low, comparison.high).replace("x", "×")
+    text = figures.ratio(comparison.speedup, comparison.low, comparison.high).replace("x", "\u00d7")
     return f"{text} {comparison.verdict.value}"
 
 

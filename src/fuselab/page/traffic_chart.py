@@ -33,7 +33,7 @@ def ways(picture: Picture) -> tuple[str, str]:
     operators = f"{many} operator{'s' if many != 1 else ''}"
     # A backward graph is made of finer operators than eager's own formulas: that bar is not what eager does.
     eager = picture.group.direction is Direction.FORWARD and picture.stage is Stage.DYNAMO_GRAPH
-    first = f"eager, {operators}" if eager else f"operator by operator, {operators}"
+    first = f"eager, {operators}" if eager else f"one by one, {operators}"
     kernels = picture.fused.kernels
     return first, f"{picture.variant}, {kernels} kernel{'s' if kernels != 1 else ''}"
 
@@ -73,10 +73,11 @@ def _draw(picture: Picture, width: int) -> Markup:
             drawing.text(0, y + _BAR / 2 + 4, name, "name", room=left - 12)
             drawing.text(scale(movement.moved) + 8, y + _BAR / 2 + 4, total, "figures")
         _bar(drawing, movement, scale, y)
+        if picture.fewest:
+            drawing.line(scale(picture.fewest), y - 2, scale(picture.fewest), y + _BAR + 6, "fewest")
         y += _BAR + (8 if not drawing.narrow else 6)
     if picture.fewest:
         x = scale(picture.fewest)
-        drawing.line(x, 0 if not drawing.narrow else 18, x, y, "fewest")
         y += 12
         near_end = x > (left + right) / 2
         drawing.text(
@@ -114,13 +115,17 @@ def _pieces(movement: Movement) -> Iterator[_Piece]:
     for row in movement.rows:
         kind = _KINDS[row.kind]
         if row.written_bytes:
-            yield _Piece(row.written_bytes, kind, row.tensor.name, _title(row, "written by", row.written_by))
+            yield _Piece(row.written_bytes, kind, _name(row), _title(row, "written by", row.written_by))
         for reader in row.read_by:
             each = row.read_bytes // len(row.read_by)
             again = "between" if row.kind == "between" else "read"
-            yield _Piece(
-                each, f"{again} back" if row.written_by else again, row.tensor.name, _title(row, "read by", reader)
-            )
+            yield _Piece(each, f"{again} back" if row.written_by else again, _name(row), _title(row, "read by", reader))
+
+
+def _name(row: TensorRow) -> str:
+    """The tensor's name; Dynamo writes an argument ``x`` as ``L_x_``."""
+    name = row.tensor.name
+    return name[2:-1] if name.startswith("L_") and name.endswith("_") else name
 
 
 def _title(row: TensorRow, verb: str, who: str) -> str:
