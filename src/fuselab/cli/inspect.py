@@ -40,13 +40,21 @@ def inspect(
         int | None, typer.Option(help="Processes beside each other: as many as cores.", show_default=False)
     ] = None,
     deadline: Annotated[float, typer.Option(help="Seconds after which a process is given up.")] = 900.0,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Also run the kernels on the CPU, interpreted on small inputs, and compare with eager."
+        ),
+    ] = False,
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Show what torch.compile would run on devices that need not be here; nothing is measured.
 
     Forward and backward are traced and lowered for each device, every kernel is compiled down to its machine code, and
-    the devices stand side by side with what differs and why. Exit code 1 when something could not be shown.
+    the devices stand side by side with what differs and why. Times are predictions, with their error. With --check the
+    generated kernels are run in Triton's interpreter and their results compared. Exit code 1 when something could not
+    be shown, or a result is not eager's.
     """
     from fuselab import targets
     from fuselab.offline import inspect as find
@@ -66,6 +74,7 @@ def inspect(
         out=out,
         jobs=jobs,
         deadline_s=deadline,
+        check=check,
         command=["fuselab", *sys.argv[1:]],
         tell=lambda text: words.print(f"[dim]{escaped(text)}[/]", highlight=False),
     )

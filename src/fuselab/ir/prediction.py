@@ -260,4 +260,4 @@ def _rounds(loops: Sequence[Mapping[str, Any]]) -> int:
         for loop in loops
         if not any(o is not loop and o["first"] <= loop["first"] and loop["last"] <= o["last"] for o in loops)
     ]
-    return 1 + sum(max(0, loop["trips"] - 1) for loop in outermost if loop["trips"] is not None)
+    return 1 + sum(max(0, int(loop["trips"]) - 1) for loop in outermost if loop["trips"] is not None)

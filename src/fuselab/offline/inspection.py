@@ -7,21 +7,20 @@ whatever shows or compares runs takes it; its device type is ``described`` and i
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
 from fuselab import __version__, device
 from fuselab.errors import SetupError, UsageError
 from fuselab.offline import guard
+from fuselab.offline.children import run_process
+from fuselab.offline.interpreted import TemporaryFolder, interpreted
 from fuselab.offline.messages import DESCRIBED, REWRITTEN, Answer, Request, Way
 from fuselab.offline.process import ANSWER
 from fuselab.offline.results import Inspection, TargetResult, WorkloadResult, workload_result
@@ -58,6 +57,7 @@ def inspect(
     jobs: int | None = None,
     deadline_s: float = DEADLINE_S,
     way: Way | None = None,
+    check: bool = False,
     command: Sequence[str] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> Inspection:
@@ -75,6 +75,7 @@ def inspect(
         jobs: processes beside each other; as many as there are cores by default.
         deadline_s: seconds after which a process is given up.
         way: ``described`` or ``rewritten``; by default the first where it can be had (see ``tracing``).
+        check: also run the kernels on the CPU, in Triton's interpreter, on small inputs, and compare with eager.
         command: the command line, for the record.
         tell: is told what happens.
 
@@ -103,7 +104,11 @@ def inspect(
 
     def carry_out(target: Target, run: Run, workload: Workload) -> WorkloadResult:
         job = _Job(target, run, workload, chosen, library, way, deadline_s, tell)
-        return job.carry_out(notes)
+        found = job.carry_out(notes)
+        if not check:
+            return found
+        tell(f"{target.name}: {workload.label}: interpreting")
+        return msgspec.structs.replace(found, interpreted=interpreted(job.checked, chosen, workload, found, deadline_s))
 
     with ThreadPoolExecutor(jobs or max(1, device.cpu_cores())) as pool:
         found = list(pool.map(lambda item: carry_out(*item), work))
@@ -179,12 +184,30 @@ class _Job:
         artifacts, kernels = self.run.adopt(staging, answer.artifacts, answer.kernels)
         return result.placed(artifacts, kernels)
 
+    def checked(self, workload: Workload, arguments: Sequence[str]) -> tuple[Request, Answer, TemporaryFolder]:
+        """The same program traced on other, smaller inputs, with what its graphs are called with."""
+        folder: TemporaryFolder = tempfile.TemporaryDirectory(prefix="fuselab-interpreted-")
+        request = msgspec.structs.replace(
+            self._request(Path(folder.name), self.way, self.library),
+            workload=workload,
+            arguments=list(arguments),
+            replay=True,
+        )
+        answer = self._answer(request)
+        if answer.retry_rewritten:
+            request = msgspec.structs.replace(request, way=REWRITTEN, library="")
+            answer = self._answer(request)
+        return request, answer, folder
+
     def _ask(self, way: Way, library: str) -> tuple[Path, Answer]:
         staging = self.run.staging(f"{self.target.name}-{self.workload.key}")
+        return staging, self._answer(self._request(staging, way, library))
+
+    def _request(self, into: Path, way: Way, library: str) -> Request:
         experiment = self.chosen.experiment
-        request = Request(
+        return Request(
             target=self.target,
-            into=str(staging),
+            into=str(into),
             workload=self.workload,
             directions=list(self.chosen.directions),
             experiment="" if experiment.target else experiment.name,
@@ -195,53 +218,20 @@ class _Job:
             way=way,
             library=library,
         )
+
+    def _answer(self, request: Request) -> Answer:
         with tempfile.TemporaryFile() as log:
-            problem = _process(msgspec.json.encode(request), log, self.deadline_s)
-            path = staging / ANSWER
+            problem = run_process("fuselab.offline", msgspec.json.encode(request), log, self.deadline_s)
+            path = Path(request.into) / ANSWER
             if not problem and path.is_file():
                 answer = msgspec.json.decode(path.read_bytes(), type=Answer)
                 path.unlink()
-                return staging, answer
+                return answer
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - 2000))
             words = log.read().decode(errors="replace").strip().splitlines()
         said = f": {words[-1]}" if words else ""
-        return staging, Answer(ok=False, reason=f"{problem or 'the process gave no answer'}{said}")
-
-
-def _process(request: bytes, log: IO[bytes], deadline_s: float) -> str:
-    """Run one inspecting process to its end; what went wrong, in words."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fuselab.offline"],
-        stdin=subprocess.PIPE,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        env={**os.environ, **_variables()},
-    )
-    try:
-        process.communicate(request, timeout=deadline_s)
-    except subprocess.TimeoutExpired:
-        return f"no answer within {deadline_s:.0f} s"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    if process.returncode < 0:
-        return f"the process died by {signal.Signals(-process.returncode).name}"
-    return f"the process ended with exit code {process.returncode}" if process.returncode else ""
-
-
-def _variables() -> Mapping[str, str]:
-    source = str(Path(__file__).parents[2])
-    known = os.environ.get("PYTHONPATH", "")
-    return {
-        "PYTHONPATH": os.pathsep.join(p for p in (source, known) if p),
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # a pool of processes would know nothing of the description
-        "CUDA_VISIBLE_DEVICES": "",
-        "HIP_VISIBLE_DEVICES": "",
-        "TRITON_INTERPRET": "0",
-    }
+        return Answer(ok=False, reason=f"{problem or 'the process gave no answer'}{said}")
 
 
 def _environment(target: Target, host: Environment) -> Environment:

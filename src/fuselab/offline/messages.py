@@ -42,6 +42,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """How to trace."""
     library: str = ""
     """The described device's C++ half; empty for the way that does without."""
+    replay: bool = False
+    """Whether to keep what the generated graphs are called with."""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):

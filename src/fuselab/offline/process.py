@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fuselab.errors import FuselabError
 from fuselab.experiment import Experiment, load_registry
 from fuselab.offline import guard, internals
@@ -16,6 +18,7 @@ from fuselab.offline.device import Description, capability, is_amd
 from fuselab.offline.kernels import KernelWatch
 from fuselab.offline.launched import compile_from_arguments, hand_written
 from fuselab.offline.messages import DESCRIBED, Answer, Request
+from fuselab.offline.replay import FILE, FOLDER, Recorder, Replay
 from fuselab.offline.tracing import Tracer, needs_values
 
 __all__ = ["ANSWER", "carry_out"]
@@ -56,7 +59,9 @@ def carry_out(request: Request) -> Answer:
         notes.append("triton is not installed here: graphs and Inductor's code are shown, nothing was compiled")
     imported = time.perf_counter()
     calls = Calls()
-    tracer = Tracer(described=described, lowering=nullcontext if described else description.for_lowering, calls=calls)
+    recorder = Recorder(Path(request.into), watch.candidates) if request.replay else None
+    lowering = nullcontext if described else description.for_lowering
+    tracer = Tracer(described=described, lowering=lowering, calls=calls, recorder=recorder)
     failure: Exception | None = None
 
     from fuselab.capture import capture
@@ -73,6 +78,11 @@ def carry_out(request: Request) -> Answer:
                 tracer.compile(experiment, request)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything; what was captured stands
             failure = error
+    if recorder is not None:
+        problem = (
+            "the program was not traced to its end" if failure is not None else "it is no program: a kernel by hand"
+        )
+        _keep(tracer.replay or Replay(problem=problem), Path(request.into))
     kernels = [watch.completed(kernel, Path(request.into)) for kernel in captured.kernels]
     return Answer(
         ok=failure is None,
@@ -87,6 +97,12 @@ def carry_out(request: Request) -> Answer:
         versions=versions,
         seconds={"importing": imported - started, "generating": time.perf_counter() - imported},
     )
+
+
+def _keep(replay: Replay, into: Path) -> None:
+    folder = into / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_bytes(msgspec.json.encode(replay))
 
 
 def _experiment(request: Request) -> Experiment:

@@ -10,10 +10,18 @@ import msgspec
 
 from fuselab.ir.prediction import TimePrediction, predict_time, work_of
 from fuselab.offline.messages import Answer, Candidate, KernelFailure, LibraryCall, Way
-from fuselab.records import Artifact, Direction, Kernel, Workload
+from fuselab.records import Artifact, Direction, Kernel, TensorCheck, Workload
 from fuselab.targets import Target
 
-__all__ = ["Inspection", "KernelResult", "TargetResult", "WorkloadResult", "workload_result"]
+__all__ = [
+    "Inspection",
+    "InterpretedKernel",
+    "InterpretedRun",
+    "KernelResult",
+    "TargetResult",
+    "WorkloadResult",
+    "workload_result",
+]
 
 
 class KernelResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +69,44 @@ class KernelResult(msgspec.Struct, frozen=True, kw_only=True):
     """Every configuration that would be tried on the device."""
 
 
+class InterpretedKernel(msgspec.Struct, frozen=True, kw_only=True):
+    """One kernel in Triton's interpreter."""
+
+    name: str
+    """The compiler's own name."""
+    direction: Direction
+    """Forward or backward."""
+    launches: int
+    """How often it ran to its end."""
+    programs: int
+    """How many programs those were."""
+    problem: str = ""
+    """Why it did not run, or what it did that it must not."""
+    cannot: list[str] = []
+    """What the interpreter does not do, or does otherwise than a device."""
+
+
+class InterpretedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """The generated kernels, run on the CPU in Triton's interpreter and compared with eager."""
+
+    status: str
+    """``agrees``, ``differs`` or ``not run``."""
+    reason: str = ""
+    """What differs, or why it was not run."""
+    inputs: dict[str, str] = {}
+    """What it was called on: fewer rows than were asked for, where those are many."""
+    tensors: list[TensorCheck] = []
+    """Every output and gradient, held to the bounds that a run's correctness is held to."""
+    kernels: list[InterpretedKernel] = []
+    """By graph, in order of the code."""
+    libraries: list[str] = []
+    """Library calls that the CPU's operators stood in for."""
+    notes: list[str] = []
+    """What else to know."""
+    seconds: float = 0.0
+    """Of the interpretation."""
+
+
 class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
     """One workload for one target."""
 
@@ -86,6 +132,8 @@ class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
     """torch and triton."""
     seconds: dict[str, float] = {}
     """How long importing and generating took."""
+    interpreted: InterpretedRun | None = None
+    """The kernels run on the CPU, where that was asked for."""
 
     def placed(self, artifacts: Sequence[Artifact], kernels: Sequence[Kernel]) -> WorkloadResult:
         """The same with paths relative to the run, after its files were moved in."""
@@ -134,8 +182,10 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """Whether something could not be shown: a program that was not traced, a kernel that does not compile."""
-        return any(not w.ok or w.failures for t in self.targets for w in t.workloads)
+        """Whether something could not be shown, or is wrong: a program that was not traced, a kernel that does not
+        compile, one whose results are not eager's."""
+        results = [w for t in self.targets for w in t.workloads]
+        return any(not w.ok or w.failures or (w.interpreted and w.interpreted.status == "differs") for w in results)
 
 
 def workload_result(workload: Workload, way: Way, answer: Answer, staging: Path, target: Target) -> WorkloadResult:

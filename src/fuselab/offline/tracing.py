@@ -17,6 +17,7 @@ from fuselab.experiment import CompileOptions, Experiment, Implementation, Input
 from fuselab.offline import internals
 from fuselab.offline.calls import Calls
 from fuselab.offline.messages import Request
+from fuselab.offline.replay import Recorder, Replay
 from fuselab.records import Direction
 
 if TYPE_CHECKING:
@@ -37,14 +38,24 @@ DEVICE_DEPENDENT = (
 class Tracer:
     """Compiles an experiment's eager variant for the device that this process describes."""
 
-    def __init__(self, *, described: bool, lowering: Callable[[], AbstractContextManager[Any]], calls: Calls) -> None:
+    def __init__(
+        self,
+        *,
+        described: bool,
+        lowering: Callable[[], AbstractContextManager[Any]],
+        calls: Calls,
+        recorder: Recorder | None = None,
+    ) -> None:
         """Take note of the way.
 
         Args:
             described: fake CUDA tensors from the start; else traced on the CPU and rewritten.
             lowering: makes a context in which the device is described, where it is not all the time.
             calls: is told of every graph.
+            recorder: keeps what the generated graphs are called with; None where nothing is to be kept.
         """
+        self._recorder = recorder
+        self.replay: Replay | None = None
         self._described = described
         self._lowering = lowering
         self._calls = calls
@@ -65,19 +76,43 @@ class Tracer:
         self._differentiate(torch.compile(function, backend=backend, dynamic=False), function, inputs, request)
 
     def _differentiate(self, called: Any, function: Implementation, inputs: Inputs, request: Request) -> None:
+        from fuselab.measure.calls import named_outputs
+
+        recorder = self._recorder
+        if recorder is not None:
+            for kind, named in _tensors_of(function, inputs):
+                for name, tensor in named:
+                    recorder.name(kind, name, tensor)
+        outputs = called(*inputs.args, **inputs.kwargs)
+        gradients_found = self._backward(outputs, function, inputs, request)
+        if recorder is not None:
+            self.replay = recorder.done(named_outputs(outputs), gradients_found)
+
+    def _backward(
+        self, outputs: Any, function: Implementation, inputs: Inputs, request: Request
+    ) -> list[tuple[str, torch.Tensor | None]]:
         import torch
         from torch.utils._pytree import tree_leaves
 
-        outputs = called(*inputs.args, **inputs.kwargs)
+        from fuselab.measure.calls import gradient_targets, named_outputs
+
         if Direction.BACKWARD not in request.directions:
-            return
+            return []
         roots = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
         leaves = [tensor for _, tensor in inputs.differentiable()]
         leaves += [p for p in getattr(function, "parameters", list)() if p.requires_grad]
         if roots and leaves:
             with self._fake if self._described else nullcontext():
                 gradients = [torch.randn_like(root) for root in roots]
-            torch.autograd.grad(roots, leaves, gradients, allow_unused=True)
+            if self._recorder is not None:
+                started = [(n, t) for n, t in named_outputs(outputs) if t.requires_grad]
+                for (name, root), gradient in zip(started, gradients, strict=False):
+                    if root.shape == gradient.shape:
+                        self._recorder.name("gradient", name, gradient)
+            back = torch.autograd.grad(roots, leaves, gradients, allow_unused=True)
+            names = [name for name, _ in gradient_targets(inputs, function)]
+            return list(zip(names, back, strict=True)) if len(names) == len(back) else []
+        return []
 
     def _program(self, experiment: Experiment, request: Request) -> tuple[Implementation, Inputs]:
         import torch
@@ -105,8 +140,12 @@ class Tracer:
             with self._lowering():
                 if not self._described:
                     example_inputs = _rewrite(graph, example_inputs)
-                compile_fx_inner(graph, example_inputs, **settings)
-            return self._standing_in(whole) if self._described else _interpreted(whole)
+                compiled = compile_fx_inner(graph, example_inputs, **settings)
+            run = self._standing_in(whole) if self._described else _interpreted(whole)
+            if self._recorder is None:
+                return run
+            direction = Direction.BACKWARD if settings.get("is_backward") else Direction.FORWARD
+            return self._recorder.lowered(compiled, direction, run)
 
         def backend(graph: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> Any:
             return compile_fx(graph, example_inputs, inner_compile=lower, config_patches=patches)
@@ -141,6 +180,14 @@ class Tracer:
             ]
 
         return _takes_a_list(run)
+
+
+def _tensors_of(function: Any, inputs: Inputs) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """What a program holds itself: its inputs, and a module's parameters and buffers."""
+    found = [("input", list(inputs.tensors()))]
+    if hasattr(function, "named_parameters"):
+        found += [("parameter", list(function.named_parameters())), ("buffer", list(function.named_buffers()))]
+    return found
 
 
 def _modules_move_by_replacing() -> None:

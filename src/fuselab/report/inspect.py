@@ -67,6 +67,7 @@ def _workload(targets: Sequence[TargetResult], index: int) -> Iterator[Renderabl
                 f"{target.target}: {printable(failure.kernel)} does not compile: {one_line(failure.error, _SENTENCE)}"
             )
             yield Text(text, "red", overflow="fold")
+    yield from _interpreted(targets, results)
     yield from _said("what differs", differences(targets, index))
     for text, names in _by_target(targets, [r.warnings for r in results]):
         yield Text(f"{names}: {one_line(text, _SENTENCE)}", "yellow", overflow="fold")
@@ -143,6 +144,32 @@ def _predicted(targets: Sequence[TargetResult], results: Sequence[WorkloadResult
             "dim",
             overflow="fold",
         )
+
+
+def _interpreted(targets: Sequence[TargetResult], results: Sequence[WorkloadResult]) -> Iterator[Text]:
+    """By target: whether the interpreted kernels gave eager's results, on what, and what was not checked."""
+    for target, result in zip(targets, results, strict=True):
+        run = result.interpreted
+        if run is None:
+            continue
+        ran = sum(kernel.launches > 0 for kernel in run.kernels)
+        on = " ".join(f"{name}={shape}" for name, shape in run.inputs.items())
+        words = {
+            "agrees": f"{ran} of {len(run.kernels)} kernels interpreted on {on}: "
+            f"{len(run.tensors)} results agree with eager",
+            "differs": f"interpreted, the results are not eager's: {one_line(run.reason, _SENTENCE)}",
+            "not run": f"not interpreted: {one_line(run.reason, _SENTENCE)}",
+        }[run.status]
+        style = {"agrees": "green", "differs": "red"}.get(run.status, "yellow")
+        yield Text(f"{target.target}: {printable(words)}", style, overflow="fold")
+        limits: dict[str, int] = {}
+        for kernel in run.kernels:
+            for limit in kernel.cannot:
+                limits[limit] = limits.get(limit, 0) + 1
+        said = [f"{limit} ({count} kernels)" if count > 1 else limit for limit, count in limits.items()]
+        said += [f"run by the CPU: {', '.join(run.libraries)}"] if run.libraries else []
+        for text in (*said, *run.notes):
+            yield Text(f"  {printable(text)}", "dim", overflow="fold")
 
 
 def _calls(results: Sequence[WorkloadResult]) -> Iterator[RenderableType]:
