@@ -19,7 +19,7 @@ INSTALL := $(PY) $(PIP_INSTALL) --constraint constraints.txt --build-constraint 
 .DELETE_ON_ERROR:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help run test test-fast test-gpu test-newest lint format schema doctor clean
+.PHONY: help run test test-fast test-gpu test-newest lint format schema doctor clean course book
 
 help: ## show this list
 	@echo "make TARGET [PYTHON=python3.12] [PRESET=smoke|quick|full] [ARGS='...']"
@@ -57,6 +57,13 @@ lint: $(VENV)/installed-dev ## ruff, mypy, import contracts
 
 format: $(VENV)/installed-dev ## put everything into the house's format
 	@$(PY) -m ruff check --fix --quiet . && $(PY) -m ruff format --quiet .
+
+course: $(VENV)/installed-test ## run both notebooks of the course; fails on an error, a stale figure, drift from the sources
+	@$(PY) -m fuselab.course.build --execute $(ARGS)
+
+book: $(VENV)/installed-dev ## the course and the docs as one site, without a network: build/book/index.html
+	@$(PY) -m sphinx --quiet --fail-on-warning --keep-going -b html -c docs . build/book $(ARGS)
+	@echo "build/book/index.html"
 
 schema: $(VENV)/installed ## write docs/schema.json from the records
 	@$(PY) -c 'import json, fuselab.records; print(json.dumps(fuselab.records.json_schema(), indent=2))' > docs/schema.json

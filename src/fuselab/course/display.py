@@ -5,6 +5,7 @@ A notebook that is read as text (a terminal, a diff) has the plain form; nothing
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import re
@@ -16,6 +17,18 @@ from html import escape
 from typing import Any
 
 __all__ = ["Code", "Rows", "Shown", "Stack", "bars", "from_terminal", "plain_paths", "quietly", "show"]
+
+VIEWS = {
+    "Check": ("checks", "checks_table"),
+    "CompileCost": ("compile_cost", "compile_cost_view"),
+    "Diagnosis": ("diagnosis", "diagnosis_view"),
+    "Inspection": ("inspect", "inspection_view"),
+    "LineView": ("chain", "render_line"),
+    "Outcome": ("table", "results_table"),
+    "Proof": ("pack", "proof_view"),
+    "Report": ("env", "report_view"),
+}
+"""By the name of a record, what the command line shows it with: report's modules, imported when needed."""
 
 OWN_HTML = ("CompileCost",)
 """Records that draw themselves better than a terminal does."""
@@ -124,39 +137,13 @@ def show(record: Any) -> Shown:
 
 def _view(record: Any) -> Any:
     kind = type(record).__name__
-    if kind == "Diagnosis":
-        from fuselab.report.diagnosis import diagnosis_view
-
-        return diagnosis_view(record)
-    if kind == "Inspection":
-        from fuselab.report.inspect import inspection_view
-
-        return inspection_view(record)
-    if kind == "Proof":
-        from fuselab.report.pack import proof_view
-
-        return proof_view(record)
-    if kind == "Outcome":
-        from fuselab.report.table import results_table
-
-        return results_table(record.measurements, record.environment)
-    if kind == "CompileCost":
-        from fuselab.report.compile_cost import compile_cost_view
-
-        return compile_cost_view(record, 100)
-    if kind == "Report":
-        from fuselab.report.env import report_view
-
-        return report_view(record)
-    if kind == "LineView":
-        from fuselab.report.chain import render_line
-
-        return render_line(record)
     if isinstance(record, Sequence) and record and type(record[0]).__name__ == "Check":
-        from fuselab.report.checks import checks_table
-
-        return checks_table(record)
-    raise TypeError(f"there is no view of {kind}; give it to the cell as it is")
+        kind = "Check"
+    if kind not in VIEWS:
+        raise TypeError(f"there is no view of {kind}; give it to the cell as it is")
+    module, name = VIEWS[kind]
+    view = getattr(importlib.import_module(f"fuselab.report.{module}"), name)
+    return view(record.measurements, record.environment) if kind == "Outcome" else view(record)
 
 
 def from_terminal(renderable: Any, width: int = 110) -> Shown:

@@ -44,6 +44,11 @@ class Lesson:
     def _rows(self) -> Shown:
         return Rows(("on this machine", ""), list(self.here.items()), title=f"{self.name}: cells run on {self.device}")
 
+    @property
+    def variants(self) -> list[str]:
+        """What is compared with eager: compiled, and fuselab's Triton kernel where it runs natively."""
+        return ["compile", "triton"] if self.device == "cuda" else ["compile"]
+
     def shape(self, gpu: str, cpu: str) -> str:
         """A size that suits the device: the GPU's own, or one that two cores take in a moment."""
         return gpu if self.device == "cuda" else cpu

@@ -90,9 +90,7 @@ class Prediction:
         return ipywidgets.VBox([ipywidgets.Label(self.question), field])
 
     def _line(self) -> str:
-        return (
-            f"{self.question} Your guess is {self.guess:g} {self.unit}; write another number for guess and run again."
-        )
+        return f"{self.question}: your guess is {self.guess:g} {self.unit}. Write another number for guess, run again."
 
     def _ipython_display_(self) -> None:
         from IPython.display import display

@@ -6,6 +6,8 @@ file, and reads what it left. Both give one thing to index: ``made["forward_grap
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +58,7 @@ WHAT = {
 
 
 _LOCATION = re.compile(r" loc\((?:[^()]|\([^()]*\))*\)")
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/")
 _NOISE = re.compile(r"^\s*(?://|\.loc\b|\.file\b|!|$)")
 
 
@@ -233,7 +236,7 @@ def _kernel_files(run: Path, kernel: Any) -> list[_File]:
 
 
 def without_preamble(text: str, stage: Stage) -> str:
-    """A kernel from its signature on, intermediate code without its notes on places: what is left out is in every kernel.
+    """A kernel from its signature on, without notes on places: what is left out is much the same in every kernel.
 
     Example:
         >>> without_preamble("import triton\\n@triton.jit\\ndef k(x):\\n    pass", Stage.TRITON)
@@ -243,6 +246,8 @@ def without_preamble(text: str, stage: Stage) -> str:
         return "\n".join(_LOCATION.sub("", line) for line in text.splitlines() if not line.startswith("#loc"))
     if stage in (Stage.PTX, Stage.LLIR):
         text = "\n".join(line for line in text.splitlines() if not _NOISE.match(line))
+    if stage is Stage.SASS:
+        text = "\n".join(line for line in text.splitlines() if _INSTRUCTION.match(line) or line.startswith("."))
     lines = text.splitlines()
     for mark in {Stage.TRITON: ("def triton_", "def "), Stage.CPP: ('extern "C"',), Stage.PTX: (".visible",)}.get(
         stage, ()
@@ -251,3 +256,16 @@ def without_preamble(text: str, stage: Stage) -> str:
             if line.lstrip().startswith(mark):
                 return "\n".join(lines[number:])
     return text
+
+
+def kernel(module: str, name: str) -> Shown:
+    """The source of one of fuselab's own Triton kernels, or why it cannot be shown.
+
+    Args:
+        module: that has it.
+        name: of the kernel.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return Shown("<p>triton is not installed here</p>", "triton is not installed here")
+    made = getattr(importlib.import_module(module), name)
+    return Code(inspect.getsource(getattr(made, "fn", made)), "python", f"{module}.{name}", most=120)
