@@ -22,7 +22,7 @@ from fuselab.errors import SetupError, UnknownNameError
 from fuselab.records import Environment
 from fuselab.versions import installed
 
-__all__ = ["DEVICES", "DeviceType", "cpu_label", "device_id", "environment", "resolve", "variables"]
+__all__ = ["DEVICES", "DeviceType", "cpu_label", "device_id", "environment", "exercise", "resolve", "variables"]
 
 DeviceType = Literal["cpu", "cuda"]
 
@@ -103,6 +103,20 @@ def device_id(device_type: str) -> str:
         return device_type
     accelerators = probe.ask(probe.TorchFacts).accelerators
     return (accelerators[0].uuid if accelerators else "") or device_type
+
+
+def exercise(device_type: str) -> None:
+    """Add a million ones on the device, in this process, and wait for the sum.
+
+    Raises:
+        SetupError: the sum is wrong.
+        RuntimeError: whatever the driver says.
+    """
+    import torch
+
+    total = torch.ones(1 << 20, device=device_type).sum().item()
+    if total != 1 << 20:
+        raise SetupError(f"a million ones on {device_type} add up to {total:g}", hint="the device is not to be trusted")
 
 
 def environment(device_type: str) -> Environment:

@@ -171,6 +171,11 @@ def plan_of_run(metadata: RunMetadata, registry: Mapping[str, Experiment]) -> Pl
         UsageError: the experiment is gone, or the user's file is not what it was.
     """
     if metadata.target is not None:
+        if len(metadata.plan) > 1:
+            raise UsageError(
+                f"run {metadata.id} belongs to a sweep: its workloads have arguments of their own",
+                hint="fuselab sweep --resume goes on with it",
+            )
         arguments = [f"{name}={text}" for name, text in metadata.plan[0].arguments.items()]
         experiment, reference = _experiment(metadata.target, registry, arguments, metadata.seed)
         if file_hash(metadata.target) != metadata.target_sha256:

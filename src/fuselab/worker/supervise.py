@@ -33,6 +33,9 @@ class Crew:
     concurrent = True
     """Whether calls may be made from several threads at a time."""
 
+    module: str = "fuselab.worker"
+    """What the processes run."""
+
     device_id: str = ""
     """The device that the workers measure on, once it was described."""
 
@@ -112,7 +115,7 @@ class Crew:
                 child.kill_group(process)
 
         try:
-            with child.spawned("fuselab.worker", lambda: encode(request), environment, log, count) as started:
+            with child.spawned(self.module, lambda: encode(request), environment, log, count) as started:
                 yield started
         finally:
             with self._lock:
