@@ -17,6 +17,7 @@ from fuselab.cli import (  # noqa: F401 - each hangs its commands on the applica
     calibrate,
     compare,
     compile_cost,
+    course,
     diagnose,
     doctor,
     env,

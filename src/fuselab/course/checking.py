@@ -50,7 +50,12 @@ def check(
 
 
 def check_all(
-    directory: Path, names: Sequence[str] = (), *, device: str = "auto", deadline_s: float = DEADLINE_S
+    directory: Path,
+    names: Sequence[str] = (),
+    *,
+    device: str = "auto",
+    deadline_s: float = DEADLINE_S,
+    say: Callable[[str], None] | None = None,
 ) -> Score:
     """Check the exercise files of a folder that ``fuselab course`` made.
 
@@ -59,6 +64,7 @@ def check_all(
         names: the exercises to check; all unless given.
         device: ``auto``, ``cpu`` or ``cuda``.
         deadline_s: seconds that each kernel may take.
+        say: is told each exercise's name before it is checked.
 
     Raises:
         UsageError: there are no exercises in this folder.
@@ -72,13 +78,13 @@ def check_all(
             f"there is no {', '.join(missing[:3])} in {folder}",
             hint="`fuselab course DIR` copies the exercises; then give that DIR",
         )
-    return Score(
-        verdicts=tuple(
-            judge_apart(exercise, source_of(exercise, path), device=device, deadline_s=deadline_s)
-            for exercise, path in files
-            if path.is_file()
-        )
-    )
+    verdicts = []
+    for exercise, path in files:
+        if path.is_file():
+            if say is not None:
+                say(exercise.name)
+            verdicts.append(judge_apart(exercise, source_of(exercise, path), device=device, deadline_s=deadline_s))
+    return Score(verdicts=tuple(verdicts))
 
 
 def hint(name: str, *, again: bool = False) -> Hint:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
+
+from fuselab.course.guard import STRANGE
 
 __all__ = ["looks", "places", "wrong_elements"]
 
@@ -70,7 +74,7 @@ def _indices(flags: Tensor, noun: str) -> str:
     if len(where) == flags.numel():
         return f"every {noun}"
     step = where[1] - where[0]
-    if all(b - a == step for a, b in zip(where, where[1:], strict=False)):
+    if all(b - a == step for a, b in pairwise(where)):
         if step == 1:
             return f"{noun}s {where[0]}..{where[-1]}"
         return f"every {step}th {noun} from {where[0]} on" if len(where) > 2 else f"{noun}s {where[0]} and {where[1]}"
@@ -87,33 +91,43 @@ def looks(got: Tensor, expected: Tensor, wrong: Tensor, never_written: Tensor) -
         '3% too large'
     """
     bad, right = got[wrong], expected[wrong]
-    if bool(never_written[wrong].all()):
-        return "never written"
-    if bool(never_written[wrong].any()):
-        return f"{int(never_written[wrong].sum())} of them never written, the others wrong"
-    for flags, word in ((bad.isnan(), "NaN"), (bad.isinf(), "Inf")):
+    marks = never_written[wrong]
+    if got.numel() == 1 and not bool(marks.any()):
+        return f"{float(bad[0]):.6g}, not {float(right[0]):.6g}"
+    for flags, word in ((marks, "never written"), (bad.isnan(), "NaN"), (bad.isinf(), "Inf"), (bad == 0, "zero")):
         if bool(flags.all()):
-            return f"all {word}"
-        if bool(flags.any()):
-            return f"{int(flags.sum())} of {flags.numel()} {word}"
-    if bool((bad == 0).all()):
-        return "all zero"
-    if (said := _constant(bad / right, bad - right)) != "":
-        return said
-    if got.dim() == 2 and bool(wrong.all()):
-        ratio, difference = got / expected, got - expected
-        for axis, noun in ((1, "row"), (0, "column")):
-            if got.shape[axis] > 2 and got.shape[1 - axis] > 1:
-                if _same_along(ratio, axis):
-                    factors = ratio.median(axis).values
-                    return f"each {noun} has a factor of its own, from {float(factors.min()):.4g} to {float(factors.max()):.4g}"
-                if _same_along(difference, axis):
-                    shifts = difference.median(axis).values
-                    return f"each {noun} is shifted by a number of its own, from {float(shifts.min()):+.4g} to {float(shifts.max()):+.4g}"
-    worst = int((bad - right).abs().argmax())
-    index = [int(i) for i in wrong.nonzero()[worst]]
-    typical = float((bad - right).abs().median() / expected.abs().mean().clamp_min(1e-300))
-    return f"off by {_percent(typical)} of the typical size; the worst is [{', '.join(map(str, index))}]: {float(bad[worst]):.5g}, not {float(right[worst]):.5g}"
+            return word if word == "never written" else f"all {word}"
+        if bool(flags.any()) and word != "zero":
+            return f"{int(flags.sum())} of them {word}, the others wrong"
+    return _constant(bad / right, bad - right) or _by_line(got, expected, wrong) or _worst(got, expected, wrong)
+
+
+def _by_line(got: Tensor, expected: Tensor, wrong: Tensor) -> str:
+    """A factor or a shift that each row, or each column, has to itself."""
+    if got.dim() != 2 or float(wrong.double().mean()) < 0.9:
+        return ""
+    for axis, noun in ((1, "row"), (0, "column")):
+        if got.shape[axis] < 3 or got.shape[1 - axis] < 2:
+            continue
+        for values, says, form in (
+            (got / expected, "has a factor of its own", ".4g"),
+            (got - expected, "is shifted by a number of its own", "+.4g"),
+        ):
+            if _same_along(values, axis):
+                middle = values.median(axis).values
+                return f"each {noun} {says}, from {float(middle.min()):{form}} to {float(middle.max()):{form}}"
+    return ""
+
+
+def _worst(got: Tensor, expected: Tensor, wrong: Tensor) -> str:
+    difference = torch.where(wrong, (got - expected).abs(), torch.zeros_like(got))
+    index = tuple(int(i) for i in torch.unravel_index(difference.argmax(), got.shape))
+    typical = float((got - expected)[wrong].abs().median() / expected.abs().mean().clamp_min(1e-300))
+    size = f"{_percent(typical)} of" if typical < 2 else f"{typical:.0f} times"
+    strange = int((got[wrong] == STRANGE).sum())
+    around = f"; {strange} of them {STRANGE:g}, which this check puts around its inputs" if strange else ""
+    place = f"[{', '.join(map(str, index))}]"
+    return f"off by {size} the typical size; the worst is {place}: {float(got[index]):.5g}, not {float(expected[index]):.5g}{around}"
 
 
 def _constant(ratio: Tensor, difference: Tensor) -> str:

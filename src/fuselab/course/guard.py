@@ -14,13 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Memory", "Zone", "untouched"]
+__all__ = ["STRANGE", "Memory", "Zone", "untouched"]
 
 ZONE = 32768
 """Elements before and after each tensor: more than a small matrix read with the wrong strides, a multiple of 16 bytes."""
 
 STRANGE = 50.0
-"""What the zones hold: exact in every dtype, far from the inputs, and its exponential fits into float32's range."""
+"""What the zones of inputs hold: exact in every dtype, far from the inputs, its exponential within float32's range."""
+
+UNTOUCHED = 88.0
+"""What the zones of new tensors hold: another number, since what a kernel writes there is often what it read there."""
 
 _MARKS = {
     torch.float32: (torch.int32, 0x7FC0FADE),
@@ -48,12 +51,13 @@ class Zone:
     first: int
     """The tensor's first and last element in the buffer."""
     last: int
+    mark: float = STRANGE
     name: str = ""
 
     def spilled(self) -> tuple[int, int]:
         """How many elements before and after the tensor were changed."""
         before, after = self.buffer[: self.first], self.buffer[self.last + 1 :]
-        return int((before != STRANGE).sum()), int((after != STRANGE).sum())
+        return int((before != self.mark).sum()), int((after != self.mark).sum())
 
 
 class Memory:
@@ -70,15 +74,15 @@ class Memory:
         strides = list(values.stride())
         if layout == "sliced":
             strides[-2] += 36  # a multiple of 4: neighbouring rows stay aligned alike
-        tensor = self._place(shape, tuple(strides), dtype, self.device)
+        tensor = self._place(shape, tuple(strides), dtype, self.device, STRANGE)
         tensor.copy_(values)
         return tensor
 
-    def _place(self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: Any) -> Tensor:
+    def _place(self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: Any, mark: float) -> Tensor:
         extent = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        buffer = _full((extent + 1 + 2 * ZONE,), STRANGE, dtype=dtype, device=device)
+        buffer = _full((extent + 1 + 2 * ZONE,), mark, dtype=dtype, device=device)
         tensor = buffer.as_strided(shape, strides, ZONE)
-        self.zones.append(Zone(buffer=buffer, tensor=tensor, first=ZONE, last=ZONE + extent))
+        self.zones.append(Zone(buffer=buffer, tensor=tensor, first=ZONE, last=ZONE + extent, mark=mark))
         return tensor
 
     def snapshot(self, tensor: Tensor) -> Tensor:
@@ -114,7 +118,7 @@ class Memory:
             made = original(*arguments, **options)
             if made.numel() == 0 or made.dtype not in _MARKS or made.device.type == "meta":
                 return made
-            tensor = self._place(tuple(made.shape), made.stride(), made.dtype, made.device)
+            tensor = self._place(tuple(made.shape), made.stride(), made.dtype, made.device, UNTOUCHED)
             if marked:
                 bits, mark = _MARKS[made.dtype]
                 tensor.view(bits).fill_(mark)

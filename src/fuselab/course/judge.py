@@ -28,9 +28,9 @@ from fuselab.course.exercises import Exercise, exercise_named
 from fuselab.course.exercises.exercise import Case
 from fuselab.course.guard import Memory, untouched
 from fuselab.course.internals import count_launches, failed_line
-from fuselab.course.mistakes import Trial, recognise
+from fuselab.course.mistakes import Trial, raised_by_dtype, recognise
 from fuselab.course.philox import uniform
-from fuselab.course.run import JudgeRequest
+from fuselab.course.run import JudgeRequest, unfinished_verdict
 from fuselab.course.sources import Source
 from fuselab.course.verdict import Finding, Outcome, Verdict
 
@@ -42,7 +42,7 @@ FINDINGS = 3
 """How many wrong results are described: the first says most."""
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """The learner's code raised."""
 
     def __init__(self, error: BaseException) -> None:
@@ -108,10 +108,8 @@ def judge(exercise: Exercise, source: Source, folder: Path, device: str) -> Verd
     linecache.checkcache(str(file))
     verdict = Verdict(exercise=exercise.name, title=exercise.title, outcome=Outcome.RIGHT, cases=len(exercise.cases))
     try:
-        if (gap := _unwritten_line(source)) is not None:
-            where, line = source.place(gap)
-            code = source.text.splitlines()[gap - 1].strip()
-            return _with(verdict, outcome=Outcome.UNFINISHED, line=line, code=code, where=where)
+        if (unfinished := unfinished_verdict(exercise, source)) is not None:
+            return unfinished
         has_triton = importlib.util.find_spec("triton") is not None
         if not has_triton and _imports_triton(source):
             return _without_triton(verdict)
@@ -122,14 +120,18 @@ def judge(exercise: Exercise, source: Source, folder: Path, device: str) -> Verd
         trials: list[Trial] = []
         findings: list[Finding] = []
         for number, case in enumerate(exercise.cases):
-            answer = _try(exercise, case, function, device, seed=number)
+            try:
+                answer = _try(exercise, case, function, device, seed=number)
+            except _StoppedError as stopped:
+                raised = _raised(verdict, stopped.error, source, file)
+                return _with(raised, mistakes=raised_by_dtype(trials, DTYPES[case.dtype]), right=sum(t.right for t in trials))
             if isinstance(answer, Finding):
                 findings.append(answer)
             else:
                 trials.append(answer)
     except SyntaxError as error:
         return _raised(verdict, error, source, file, line=error.lineno if error.filename == str(file) else None)
-    except _Stopped as stopped:
+    except _StoppedError as stopped:
         return _raised(verdict, stopped.error, source, file)
     return _weighed(verdict, exercise, trials, findings, launched=bool(launches), has_triton=has_triton, device=device)
 
@@ -173,11 +175,11 @@ def _said(exercise: Exercise, trial: Trial) -> list[Finding]:
         exercise.outputs, trial.got, trial.expected, trial.wrong, trial.untouched, strict=True
     ):
         if bool(wrong.any()):
-            count = f" ({int(wrong.sum())} of {wrong.numel()})" if wrong.numel() > 1 else ""
-            verb = "is" if int(wrong.sum()) == 1 else "are"
-            if places(wrong).startswith(("every", "nearly all of every", "row ")) and verb == "are":
-                verb = "is"
-            words = f"{places(wrong)}{count} {verb} {looks(got, expected, wrong, marks & wrong)}"
+            count = int(wrong.sum())
+            where = places(wrong)
+            share = f" ({count} of {wrong.numel()})" if 1 < count < wrong.numel() and " of " not in where[:12] else ""
+            words = looks(got, expected, wrong, marks & wrong)
+            words = words if wrong.numel() == 1 else f"{where}{share}: {words}"
             said.append(Finding(case=label, output=name, says=words))
     for name, before, after in trial.spilled:
         parts = [
@@ -207,7 +209,7 @@ def _try(exercise: Exercise, case: Case, function: Any, device: str, *, seed: in
             if device == "cuda":
                 torch.cuda.synchronize()
         except Exception as error:
-            raise _Stopped(error) from error
+            raise _StoppedError(error) from error
     expected = exercise.model(given, "")
     results = returned if isinstance(returned, tuple | list) else (returned,)
     if (refusal := _shape_trouble(exercise, case, results, expected)) is not None:
@@ -275,18 +277,18 @@ def _executed(source: Source, file: Path) -> dict[str, Any]:
     try:
         exec(code, module.__dict__)  # noqa: S102 - running the learner's code is what this process is for
     except Exception as error:
-        raise _Stopped(error) from error
+        raise _StoppedError(error) from error
     return module.__dict__
 
 
 def _function(exercise: Exercise, source: Source, namespace: dict[str, Any], folder: Path) -> Any:
     found = namespace.get(source.entry)
     if found is None or (not callable(found) and not source.bare_kernel):
-        raise _Stopped(NameError(f"there is no function {source.entry} in it; asked for is {exercise.call}"))
+        raise _StoppedError(NameError(f"there is no function {source.entry} in it; asked for is {exercise.call}"))
     if not source.bare_kernel:
         return found
     if not exercise.kernel:
-        raise _Stopped(
+        raise _StoppedError(
             TypeError(
                 f"{source.entry} is a kernel; this exercise asks for a function that launches it: {exercise.call}"
             )
@@ -302,21 +304,6 @@ def _function(exercise: Exercise, source: Source, namespace: dict[str, Any], fol
     exec(compile(text, str(starter), "exec"), module.__dict__)  # noqa: S102 - a file of ours
     module.__dict__[exercise.kernel] = found
     return module.__dict__[exercise.name]
-
-
-def _unwritten_line(source: Source) -> int | None:
-    """The first line on which ``...`` stands for code that is still to be written."""
-    for node in ast.walk(ast.parse(source.text)):
-        value = getattr(node, "value", None)
-        if isinstance(node, ast.Expr | ast.Assign | ast.AugAssign | ast.Return) and isinstance(value, ast.AST):
-            parts = value.elts if isinstance(value, ast.Tuple) else [value]
-            if any(isinstance(p, ast.Constant) and p.value is Ellipsis for p in parts):
-                return int(node.lineno)
-        if isinstance(node, ast.Call):
-            passed = [*node.args, *(k.value for k in node.keywords)]
-            if any(isinstance(p, ast.Constant) and p.value is Ellipsis for p in passed):
-                return int(node.lineno)
-    return None
 
 
 def _imports_triton(source: Source) -> bool:

@@ -19,7 +19,7 @@ from fuselab.course.describe import wrong_elements
 from fuselab.course.exercises import Exercise
 from fuselab.course.verdict import Resemblance
 
-__all__ = ["Trial", "recognise"]
+__all__ = ["Trial", "raised_by_dtype", "recognise"]
 
 MATCH = 2.0
 """Times the tolerance of a right answer: a wrong one is rounded in places where a right one is not."""
@@ -59,14 +59,19 @@ def recognise(exercise: Exercise, trials: Sequence[Trial]) -> tuple[Resemblance,
     """
     found = dict.fromkeys(_by_traces(exercise, trials), ())
     wrong = [o for o in range(len(exercise.outputs)) if any(bool(t.wrong[o].any()) for t in trials)]
+    right = [o for o in range(len(exercise.outputs)) if o not in wrong]
     explained: dict[str, list[int]] = {}
+    predicted: dict[str, list[Predicted]] = {}
     for name, predictions in _simulations(exercise, trials):
+        predicted[name] = predictions
         outputs = [o for o in wrong if _explains(trials, predictions, o)]
         if outputs:
             explained[name] = outputs
     whole = [name for name, outputs in explained.items() if outputs == wrong]
+    # A mistake that would have spoilt a result that is right is less likely than one that would not.
+    exact = [name for name in whole if all(_agrees(trials, predicted[name], o) for o in right)]
     if whole:
-        found |= dict.fromkeys(whole[:SHOWN], ())
+        found |= dict.fromkeys((exact or whole)[:SHOWN], ())
     else:
         left = list(wrong)
         for name, outputs in explained.items():
@@ -74,10 +79,22 @@ def recognise(exercise: Exercise, trials: Sequence[Trial]) -> tuple[Resemblance,
             if new:
                 found[name] = tuple(exercise.outputs[o] for o in new)
                 left = [o for o in left if o not in new]
-    return tuple(
-        Resemblance(name=name, title=MISTAKES[name].title, says=MISTAKES[name].says, outputs=outputs)
-        for name, outputs in found.items()
-    )
+    resemblances: dict[str, Resemblance] = {}
+    for variant, outputs in found.items():
+        name = variant.partition(":")[0]
+        mistake = MISTAKES[name]
+        resemblances.setdefault(
+            name, Resemblance(name=name, title=mistake.title, says=mistake.says, outputs=outputs)
+        )
+    return tuple(resemblances.values())
+
+
+def raised_by_dtype(trials: Sequence[Trial], dtype: torch.dtype) -> tuple[Resemblance, ...]:
+    """The mistake of a kernel that raised on a 16-bit input, after all the others had come out right."""
+    if dtype == torch.float32 or not trials or not all(trial.right for trial in trials):
+        return ()
+    mistake = MISTAKES["sixteen_bits"]
+    return (Resemblance(name="sixteen_bits", title=mistake.title, says=mistake.says),)
 
 
 def _by_traces(exercise: Exercise, trials: Sequence[Trial]) -> Iterator[str]:
@@ -143,6 +160,17 @@ def _explains(trials: Sequence[Trial], predictions: list[Predicted], output: int
             return False
         differs = differs or bool((apart & trial.wrong[output]).any())
     return differs
+
+
+def _agrees(trials: Sequence[Trial], predictions: list[Predicted], output: int) -> bool:
+    """Whether a mistake leaves this result, which is right, as it is."""
+    for trial, predicted in zip(trials, predictions, strict=True):
+        entry = predicted[output]
+        if entry is None or entry[0].shape != trial.got[output].shape:
+            return False
+        if bool(wrong_elements(trial.got[output], entry[0], trial.dtypes[output], factor=MATCH).any()):
+            return False
+    return True
 
 
 def _negated(trial: Trial) -> Predicted:

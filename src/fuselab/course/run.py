@@ -19,7 +19,7 @@ from fuselab.course.sources import Source
 from fuselab.course.verdict import Finding, Outcome, Verdict
 from fuselab.errors import WorkerError
 
-__all__ = ["DEADLINE_S", "JudgeRequest", "judge_apart"]
+__all__ = ["DEADLINE_S", "JudgeRequest", "judge_apart", "unfinished_verdict"]
 
 DEADLINE_S = 60.0
 """A check takes a second in the interpreter; a native first launch compiles, for ten at the most."""
@@ -52,6 +52,8 @@ def judge_apart(exercise: Exercise, source: Source, *, device: str = "auto", dea
         raise UnknownNameError("device", device, DEVICES)
     if not deadline_s > 0:
         raise UsageError(f"a deadline of {deadline_s:g} s leaves no time", hint="a number of seconds above 0")
+    if (unfinished := unfinished_verdict(exercise, source)) is not None:
+        return unfinished
     with tempfile.TemporaryDirectory(prefix="fuselab-course-", ignore_cleanup_errors=True) as folder:
         question, answer = Path(folder, "request.json"), Path(folder, "verdict.json")
         request = JudgeRequest(
@@ -74,6 +76,24 @@ def judge_apart(exercise: Exercise, source: Source, *, device: str = "auto", dea
         if answer.exists():
             return msgspec.json.decode(answer.read_bytes(), type=Verdict)
         return _death(exercise, source, finished, Path(folder), deadline_s)
+
+
+def unfinished_verdict(exercise: Exercise, source: Source) -> Verdict | None:
+    """The verdict of a source with a line still to be written; None when there is none."""
+    gap = source.unwritten()
+    if gap is None:
+        return None
+    where, line = source.place(gap)
+    code = source.text.splitlines()[gap - 1].strip()
+    return Verdict(
+        exercise=exercise.name,
+        title=exercise.title,
+        outcome=Outcome.UNFINISHED,
+        cases=len(exercise.cases),
+        line=line,
+        code=code,
+        where=where,
+    )
 
 
 def _death(exercise: Exercise, source: Source, finished: probe.Finished, folder: Path, deadline_s: float) -> Verdict:

@@ -43,6 +43,27 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     where: str = "your code"
     pieces: tuple[Piece, ...] = ()
 
+    def unwritten(self) -> int | None:
+        """The first line on which ``...`` stands for code that is still to be written.
+
+        Example:
+            >>> Source(text="x = 1\\ny = ...\\n", entry="f").unwritten()
+            2
+        """
+        try:
+            tree = ast.parse(self.text)
+        except (SyntaxError, ValueError):
+            return None  # reported with its line by the process that runs it
+        lines = []
+        for node in ast.walk(tree):
+            parts: list[ast.expr] = []
+            if isinstance(node, ast.Expr | ast.Assign | ast.AugAssign | ast.Return) and node.value is not None:
+                parts = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+            elif isinstance(node, ast.Call):
+                parts = [*node.args, *(k.value for k in node.keywords)]
+            lines += [p.lineno for p in parts if isinstance(p, ast.Constant) and p.value is Ellipsis]
+        return min(lines, default=None)
+
     def place(self, line: int) -> tuple[str, int]:
         """Where a line of the text is in what the learner wrote: a name, and the line counted within it."""
         for piece in self.pieces:

@@ -76,8 +76,6 @@ def _softmax_dropout_backward(g: Any, mistake: str) -> tuple[Any, ...]:
     dy, y = g.dy, g.probabilities
     m, n = dy.shape
     factor = _keep(g, m, n, mistake) * _rescale(g, mistake)
-    if mistake == "mask_not_replayed":
-        factor = factor / factor
     d = dy * factor
     match mistake:
         case "sum_missing":
@@ -174,7 +172,7 @@ EXERCISES = (
         inputs=_backward_inputs,
         model=_softmax_dropout_backward,
         mistakes=(
-            *("mask_not_replayed", "sum_missing", "not_scaled", "other_mask", "mask_inverted", "masked_at_the_end"),
+            *("mask_not_replayed", "no_dropout", "sum_missing", "not_scaled", "other_mask", "mask_inverted", "masked_at_the_end"),
             *("probabilities_missing", "scaled_by_p", "seed_ignored", "projection_not_averaged"),
         ),
         cases=(rows(n=100, p=0.25, seed=7), rows(m=4, n=64, p=0.5, seed=123), rows("bf16", n=70, p=0.1, seed=99)),

@@ -99,7 +99,8 @@ class Exercise:
     model: Callable[[Any, str], tuple[Any, ...]]
     """The results in float64; with a mistake's name, the results that this mistake gives."""
     mistakes: tuple[str, ...]
-    """Those that the model can make, most likely first; the general ones come on top."""
+    """Those that the model can make, most likely first; the general ones come on top. What follows a colon in a name
+    tells variants of one mistake apart."""
     cases: tuple[Case, ...]
     kernel: str = ""
     """The kernel of the starter file that a bare kernel of the learner's takes the place of; empty: there are more."""

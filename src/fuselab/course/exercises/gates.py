@@ -34,6 +34,10 @@ def _swiglu_forward(g: Any, mistake: str) -> tuple[Any, ...]:
             return (a.relu() * b,)
         case "assumed_contiguous":
             a, b = g.packed("a"), g.packed("b")
+        case "assumed_contiguous:a":
+            a = g.packed("a")
+        case "assumed_contiguous:b":
+            b = g.packed("b")
         case "wrong_operation":
             return (a * a.sigmoid() + b,)
     return (a * a.sigmoid() * b,)
@@ -64,8 +68,9 @@ def _swiglu_backward(g: Any, mistake: str) -> tuple[Any, ...]:
             da = dy * slope
         case "incoming_ignored":
             da, db = b * slope, a * s
-        case "assumed_contiguous":
-            a, b = g.packed("a"), g.packed("b")
+        case "assumed_contiguous" | "assumed_contiguous:a" | "assumed_contiguous:b":
+            a = a if mistake.endswith(":b") else g.packed("a")
+            b = b if mistake.endswith(":a") else g.packed("b")
             s = a.sigmoid()
             return dy * b * s * (1 + a * (1 - s)), dy * a * s
     return da, db
@@ -91,7 +96,7 @@ EXERCISES = (
         model=_swiglu_forward,
         mistakes=(
             *("sigmoid_alone", "gates_swapped", "gate_ignored", "activation_ignored", "gelu_for_silu", "relu_for_silu"),
-            *("assumed_contiguous", "wrong_operation"),
+            *("assumed_contiguous", "assumed_contiguous:a", "assumed_contiguous:b", "wrong_operation"),
         ),
         cases=_CASES,
         kernel="swiglu_forward_kernel",
@@ -113,7 +118,7 @@ EXERCISES = (
         model=_swiglu_backward,
         mistakes=(
             *("activation_term_missing", "sigmoid_slope", "wrong_sign", "sigmoid_alone", "activation_ignored"),
-            *("gate_ignored", "incoming_ignored", "assumed_contiguous"),
+            *("gate_ignored", "incoming_ignored", "assumed_contiguous", "assumed_contiguous:a", "assumed_contiguous:b"),
         ),
         cases=_CASES[:3],
         kernel="swiglu_backward_kernel",

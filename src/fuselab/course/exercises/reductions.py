@@ -76,7 +76,7 @@ def _weight_gradient(g: Any, mistake: str) -> tuple[Any, ...]:
             last = [max(r for r in range(p, m, PROGRAMS)) for p in range(min(PROGRAMS, m))]
             return (products[last].sum(0),)
         case "mean_for_sum":
-            return (products.mean(0),)
+            return (products.sum(0) / PROGRAMS,)
         case "incoming_ignored":
             return (g.x_hat.sum(0),)
     return (products.sum(0),)
