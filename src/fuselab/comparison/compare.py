@@ -162,10 +162,10 @@ def _caveats(base: Side, new: Side, cells: Sequence[CellChange], software: bool)
     if not apart:
         return
     moved = [abs(y.change) for cell in apart for y in cell.yardsticks if y.used]
-    yard = f"; what served as yardstick moved by up to {max(moved):.1%}" if moved else "; nothing served as yardstick"
+    yard = f"; they moved by up to {max(moved):.1%}" if moved else "; there was no yardstick"
     yield (
-        f"{len(apart)} of {len(cells)} cells were not measured together: their intervals are wider by the drift of the"
-        f" yardsticks between the runs, by at least {REPEATABILITY:.0%}{yard}."
+        f"{len(apart)} of {len(cells)} cells were not measured together: their intervals are wider by what the"
+        f" yardsticks moved by between the runs, and by {REPEATABILITY:.0%}{yard}."
         " To be sure, time both in one run, as two variants"
     )
     if not software:

@@ -8,7 +8,7 @@ intervals that are (their half-width is a quantile of Student's distribution at 
 **Apart.** Two processes have no rounds in common. Each side is the trimmed mean of the logarithms of its own rounds,
 and the difference has the standard error of both (Welch 1947). That error knows nothing of what lies between two
 processes: clocks, the place of buffers in memory, a neighbour. So the interval is widened on either side by an
-*allowance*: what the yardsticks moved by between the runs, and never less than ``REPEATABILITY``. A yardstick is
+*allowance*: what the yardsticks moved by between the runs, and ``REPEATABILITY`` on top. A yardstick is
 something else that was timed in the same rounds and should not have changed: plain streaming (the ceiling), and the
 baseline as long as the software is the same. A cell without a yardstick gets no verdict. Two processes cannot show
 that times are equal within less than they differ by anyway: *equivalent* means within the margin and
@@ -132,10 +132,10 @@ def allowance_of(yardsticks: Sequence[Yardstick]) -> float | None:
 
     Example:
         >>> round(allowance_of([Yardstick(name="ceiling", base_ns=100.0, new_ns=97.0, change=-0.03, used=True)]), 4)
-        0.0309
+        0.0412
     """
     moved = [abs(math.log1p(y.change)) for y in yardsticks if y.used]
-    return math.expm1(max(*moved, math.log1p(REPEATABILITY))) if moved else None
+    return math.expm1(max(moved) + math.log1p(REPEATABILITY)) if moved else None
 
 
 def share_spent(stored: Mapping[str, Measurement]) -> float:
