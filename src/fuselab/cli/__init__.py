@@ -26,6 +26,7 @@ from fuselab.cli import (  # noqa: F401 - each hangs its commands on the applica
     report,
     run,
     show,
+    sweep,
 )
 from fuselab.cli.app import app, escaped, words
 from fuselab.errors import FuselabError
