@@ -13,7 +13,7 @@ from fuselab.course.pictures import WIDTH, Picture, chart_of
 from fuselab.errors import UsageError
 from fuselab.targets import Target, find
 
-__all__ = ["fewest_us", "intensity", "ridge", "roofline"]
+__all__ = ["fewest_us", "intensities", "intensity", "recorded_limits", "ridge", "roofline"]
 
 
 def fewest_us(words: str, target: str = "h200") -> float:
@@ -43,6 +43,14 @@ def ridge(target: str = "h200") -> float:
     if device.f32_flops is None:
         raise UsageError(f"{target} has no float32 rate in its description")
     return device.f32_flops / device.bandwidth_bytes_per_s
+
+
+def intensities(target: str = "h200") -> Rows:
+    """Operations a byte of the four experiments' forwards, beside those at the ridge."""
+    cells = [cell for cell in _cells() if cell.variant == "eager"]
+    rows = [(c.experiment, c.workload.label, f"{c.traffic.operations / c.traffic.bytes_moved:.1f}") for c in cells]
+    rows.append(("the ridge", f"{find(target).device_name}, float32", f"{ridge(target):.1f}"))
+    return Rows(("experiment", "workload", "operations a byte"), rows)
 
 
 def roofline(target: str = "h200") -> Picture:
@@ -91,7 +99,5 @@ def recorded_limits() -> Shown:
     """Each recorded experiment's largest generated kernel: what limits it, found by taking one resource away."""
     rows = []
     for row in recorded.document("h200-limiters")["kernels"]:
-        judged = row["measured"]["judged"]
-        name = row["card"]["name"]
-        rows.append((row["experiment"], row["workload"], name, judged["limiter"], judged["verdict"]))
-    return Rows(("experiment", "workload", "kernel", "measured", "the prediction was"), rows, title=recorded.label())
+        rows.append((row["experiment"], row["workload"], row["card"]["name"], row["measured"]["judged"]["limiter"]))
+    return Rows(("experiment", "workload", "kernel", "is limited by"), rows, title=recorded.label())

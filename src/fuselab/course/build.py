@@ -36,6 +36,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 SHORT_WORDS = 4
 """A user name shorter than this is part of too many words to be looked for."""
 
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 _PATH = re.compile(r"(?<![\w:/.<])/(?:home|root|tmp|work|Users|usr|opt|var|mnt|private)/[\w.@+~/-]+")
 
 
@@ -92,6 +93,9 @@ def _cleaned(notebook: Any) -> Any:
         cell["metadata"] = {}
         if cell.cell_type == "code":
             cell["outputs"] = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+            for output in cell.outputs:
+                if "text/plain" in output.get("data", {}):
+                    output["data"]["text/plain"] = _CONTROL.sub("", output["data"]["text/plain"])
     return notebook
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-__all__ = ["Code", "Rows", "Shown", "Stack", "bars", "from_terminal", "plain_paths", "quietly", "show"]
+__all__ = ["Code", "Rows", "Shown", "Stack", "bars", "card", "from_terminal", "plain_paths", "quietly", "show"]
 
 VIEWS = {
     "Check": ("checks", "checks_table"),
@@ -188,6 +188,14 @@ def quietly() -> Iterator[None]:
             os.dup2(saved, number)
             os.close(saved)
         os.close(nowhere)
+
+
+def card(found: Mapping[str, Any]) -> Rows:
+    """A kernel's card, a line a section."""
+    from fuselab.report.card import card_lines
+
+    pairs = [line.partition(": ") for line in card_lines(found)]
+    return Rows(("section", "says"), [(head, rest) for head, _, rest in pairs])
 
 
 def bars(values: Mapping[str, float], width: int = 40) -> str:

@@ -43,7 +43,7 @@ class Lie:
         """What a run of the engine says of the same points."""
         cell = outcome.measurements[0]
         again = cell.self_comparison
-        copy = f"{again.speedup:.3f}x, {again.verdict.value}" if again and again.speedup else "not timed"
+        copy = f"{again.speedup:.3f}x, {again.verdict.value}" if again and again.speedup else "timed on a GPU only"
         rows = [
             ("clock", cell.clock.value if cell.clock else "none"),
             ("buffers", "cold" if cell.cold else "warm, and labelled so"),

@@ -41,19 +41,22 @@ class Prediction:
     source: str = ""
     """Where the measurement is from."""
 
-    def answer(self, measured: float | None, bound: float | None = None, source: str = "measured here") -> Shown:
+    def answer(
+        self, measured: float | None, bound: float | None = None, source: str = "measured here", bound_is: str = "bound"
+    ) -> Shown:
         """Set the guess beside the bound and the measurement; the score is kept.
 
         Args:
             measured: in the question's unit; None where nothing could be measured.
             bound: what the roofline allows at best, in the same unit.
             source: where the measurement is from.
+            bound_is: what the bound is called, where the roofline is not meant.
         """
         if measured is None or not measured > 0:
             return Shown(f"<p>{self.question} Nothing was measured.</p>", f"{self.question} Nothing was measured.")
         self.measured, self.source = float(measured), source
         self.bound = float(bound) if bound is not None else None
-        values = {"your guess": self.guess, "bound": self.bound, source: self.measured}
+        values = {"your guess": self.guess, bound_is: self.bound, source: self.measured}
         known = {name: value for name, value in values.items() if value is not None}
         words = f"a factor {self.factor:.2g} apart: {self.points} of {POINTS} points"
         return Stack(log_bars(self.question, known, self.unit), Shown(f"<p>{words}</p>", words))

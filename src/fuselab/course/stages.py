@@ -59,6 +59,7 @@ WHAT = {
 
 _LOCATION = re.compile(r" loc\((?:[^()]|\([^()]*\))*\)")
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/")
+_DEBUG = re.compile(r", !dbg !\d+")
 _NOISE = re.compile(r"^\s*(?://|\.loc\b|\.file\b|!|$)")
 
 
@@ -129,7 +130,7 @@ class Stages:
         if not found:
             raise UnknownNameError("kernel", str(kernel), [])
         graph, chosen = found[min(kernel, len(found) - 1)]
-        operators = {n.name: n.aten or n.operator for n in graph.nodes}
+        operators = {n.name: n.operator or n.aten for n in graph.nodes}
         lines = self._source(chosen.name, direction).splitlines()
         shown = [entry for entry in chosen.lines if entry.nodes and entry.kind != "constant"]
         rows = [_explained(entry, lines, operators) for entry in shown]
@@ -147,7 +148,7 @@ class Stages:
             if found:
                 lines = sum(len(f.text().splitlines()) for f in found)
                 rows.append((stage.value, what, str(len(found)), str(lines)))
-        return Rows(("stage", "what it is", "files", "lines"), rows, title=self.title)
+        return Rows(("stage", "what it is", "files", "lines"), rows, "; ".join(self.warnings[:3]), self.title)
 
     def _repr_html_(self) -> str:
         return self._rows()._repr_html_()
@@ -245,7 +246,7 @@ def without_preamble(text: str, stage: Stage) -> str:
     if stage in (Stage.TTIR, Stage.TTGIR):
         return "\n".join(_LOCATION.sub("", line) for line in text.splitlines() if not line.startswith("#loc"))
     if stage in (Stage.PTX, Stage.LLIR):
-        text = "\n".join(line for line in text.splitlines() if not _NOISE.match(line))
+        text = "\n".join(_DEBUG.sub("", line) for line in text.splitlines() if not _NOISE.match(line))
     if stage is Stage.SASS:
         text = "\n".join(line for line in text.splitlines() if _INSTRUCTION.match(line) or line.startswith("."))
     lines = text.splitlines()
