@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 from fuselab.measure.verdicts import settle
@@ -66,12 +67,14 @@ class RunData:
 
     def kernels_of(self, cell: Measurement) -> list[Kernel]:
         """The kernels captured for one cell."""
-        key = cell.workload.key
-        return [
-            k
-            for k in self.metadata.kernels
-            if (k.variant, k.workload, k.direction) == (cell.variant, key, cell.direction)
-        ]
+        return self._kernels.get((cell.variant, cell.workload.key, cell.direction), [])
+
+    @cached_property
+    def _kernels(self) -> dict[tuple[str, str, Direction], list[Kernel]]:
+        found: dict[tuple[str, str, Direction], list[Kernel]] = {}
+        for kernel in self.metadata.kernels:
+            found.setdefault((kernel.variant, kernel.workload, kernel.direction), []).append(kernel)
+        return found
 
 
 @dataclass(frozen=True)

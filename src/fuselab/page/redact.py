@@ -27,11 +27,14 @@ _LOCATIONS = frozenset({"path", "file_path"})
 _IDENTITIES = frozenset({"variant", "variants", "baseline", "workload", "plan", "kernel_id", "options", "arguments"})
 """Fields that refer to each other within a run; what is shown of them is redacted where it is shown."""
 
+_TABLES = frozenset({"versions", "variables"})
+"""Fields whose keys are words from elsewhere as well."""
+
 _PATH = re.compile(r"(?:file://|(?<![\w/.~]))~?(?:/[^\s/\"'`<>|:;,()\[\]{}=*?\\]+)+/([^\s/\"'`<>|:;,()\[\]{}=*?\\]*)")
 _DRIVE = re.compile(r"(?<!\w)[A-Za-z]:(?:\\[^\s\\\"'<>|:]+)+\\([^\s\\\"'<>|:]*)")
 _HOME = re.compile(r"/(?:home|Users|var/home|export/home)/([^/\s\"':,;<>|]+)")
 _ADDRESS = re.compile(r"(?<![\w.%@-])[\w.+-]+@(?=[A-Za-z0-9-])[\w-]+(?:\.[\w-]+)+")
-_SHORTEST = 3
+_SHORTEST = 2
 _COMMON = frozenset({"root", "user", "runner", "localhost", "home", "admin", "app", "ubuntu", "build"})
 """Names that say nothing of anybody, and are words of code."""
 
@@ -88,13 +91,18 @@ def _changed(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {
-            key: item if key in _LOCATIONS or key in _IDENTITIES else _changed(item, redact)
-            for key, item in value.items()
-        }
+        return {key: _field(key, item, redact) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_changed(item, redact) for item in value]
     return value
+
+
+def _field(name: str, value: Any, redact: Callable[[str], str]) -> Any:
+    if name in _LOCATIONS or name in _IDENTITIES:
+        return value
+    if name in _TABLES and isinstance(value, dict):
+        return {redact(key): redact(item) for key, item in value.items()}
+    return _changed(value, redact)
 
 
 def _user() -> str:

@@ -23,6 +23,8 @@ from fuselab.targets import match
 
 __all__ = ["roofline_chart", "uncounted"]
 
+_MOST_POINTS = 400
+"""Cells drawn a run; the table has all of them."""
 _HEIGHT = {True: 340, False: 430}
 
 
@@ -73,6 +75,8 @@ def _points(run: RunData, direction: Direction) -> list[_Point]:
             times = finite([median(own) if alone else cell.median_ns])
             if not times or times[0] <= 0:
                 continue
+            if len(found) >= _MOST_POINTS:
+                return found
             found.append(
                 _Point(
                     run=run,

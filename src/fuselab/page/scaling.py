@@ -16,6 +16,8 @@ __all__ = ["scaling_chart"]
 
 _HEIGHT = 190
 _PANELS = 4
+_MOST_POINTS = 240
+"""Cells drawn a panel; the table has all of them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def _points(run: RunData, direction: Direction) -> list[_Point]:
             if cell.traffic is None or cell.traffic.bytes_moved <= 0 or not times or times[0] <= 0:
                 continue
             share = finite([cell.ceiling.share]) if cell.ceiling else []
+            if len(found) >= _MOST_POINTS:
+                return found
             found.append(
                 _Point(cell, group.label, cell.traffic.bytes_moved, times[0], share[0] if share else None, group.anchor)
             )
