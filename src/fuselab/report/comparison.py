@@ -89,7 +89,7 @@ def sentence(comparison: RunsComparison, one: SideComparison) -> str:
         >>> nothing = SideComparison(base="A", new="B", cells=[])
         >>> sentence(RunsComparison(runs=[], environment=[], comparisons=[nothing], fail_over=0.02, threshold=0.02,
         ...                         margin=0.01), nothing)
-        'no regression past 2%: nothing to compare'
+        'no regression past 2%; nothing to compare'
     """
     counts = Counter(cell.judgement for cell in one.cells)
     regressions, broken = counts.pop(Judgement.REGRESSION, 0), counts.pop(Judgement.BROKEN, 0)
@@ -99,9 +99,9 @@ def sentence(comparison: RunsComparison, one: SideComparison) -> str:
         parts.append(f"{_counted(regressions, 'regression')} {past}")
     if broken:
         parts.append(f"{_counted(broken, 'cell')} broken")
-    start = ", ".join(parts) or f"no regression {past}"
+    start = " and ".join(parts) or f"no regression {past}"
     rest = [f"{counts[judgement]} {judgement.value}" for judgement in Judgement if counts[judgement]]
-    return f"{start}: {', '.join(rest) or 'nothing to compare'}" if rest or not parts else start
+    return f"{start}; {', '.join(rest) or 'nothing to compare'}" if rest or not parts else start
 
 
 def comparison_document(comparison: RunsComparison) -> dict[str, Any]:
