@@ -76,7 +76,9 @@ def test_what_is_said_of_where(verdicts):
     assert said["wrong/vector_add/0"][0] == "something was written outside of it: 84 elements after its end"
     assert said["wrong/rms_norm_forward/3"][0] == "every element: 13% too large"
     assert said["wrong/row_sum/6"][0] == "every element: of the wrong sign"
-    assert said["wrong/layer_norm_forward/5"][0].startswith("every element: each column is shifted by a number of its own")
+    assert said["wrong/layer_norm_forward/5"][0].startswith(
+        "every element: each column is shifted by a number of its own"
+    )
 
 
 @pytest.mark.gpu

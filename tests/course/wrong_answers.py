@@ -17,7 +17,11 @@ WRONG = {
     ),
     "strided_copy": (
         ("rows[:, None] * x_stride", "rows[:, None] * N", "assumed_contiguous"),
-        ("rows[:, None] * x_stride + columns[None, :]", "rows[:, None] + columns[None, :] * x_stride", "strides_swapped"),
+        (
+            "rows[:, None] * x_stride + columns[None, :]",
+            "rows[:, None] + columns[None, :] * x_stride",
+            "strides_swapped",
+        ),
         (" & (columns[None, :] < N)", "", "store_without_mask"),
         ("triton.cdiv(N, 64)", "N // 64", "ends_too_early"),
         ("x_stride + columns[None, :], mask=mask", "x_stride + columns[None, :] + 1, mask=mask", "off_by_one"),
@@ -27,9 +31,13 @@ WRONG = {
         ("z * 0.7071067811865476", "z", "erf_argument"),
         ("0.5 * z * (1", "z * (1", "half_missing"),
         ("z = x + bias", "z = x", "bias_ignored"),
-        ("0.7071067811865476))", "0.7071067811865476)) + bias - bias\n    z = x\n    y = 0.5 * z * (1 + tl.erf(z * 0.7071067811865476)) + bias", "bias_after"),
+        (GELU, "y = 0.5 * x * (1 + tl.erf(x * 0.7071067811865476)) + bias", "bias_after"),
         ("mask=mask).to(tl.float32)", "mask=mask)", "sixteen_bits"),
-        ("tl.store(y_ptr + row * N + columns, y.to(y_ptr.dtype.element_ty), mask=mask)", "tl.store(y_ptr + row * N + columns, y.to(y_ptr.dtype.element_ty))", "store_without_mask"),
+        (
+            "tl.store(y_ptr + row * N + columns, y.to(y_ptr.dtype.element_ty), mask=mask)",
+            "tl.store(y_ptr + row * N + columns, y.to(y_ptr.dtype.element_ty))",
+            "store_without_mask",
+        ),
     ),
     "block_choice": (
         ("(N - 1).bit_length()", "(N.bit_length() - 1)", "power_below"),
@@ -61,7 +69,12 @@ WRONG = {
         ("range(0, N, BLOCK)", "range(0, N // BLOCK * BLOCK, BLOCK)", "tail_dropped"),
         (", mask=mask, other=0.0", "", "load_without_mask"),
         ("row * x_stride", "row * N", "assumed_contiguous"),
-        ("total += tl.load(x_ptr + row * x_stride + start + columns, mask=mask, other=0.0).to(tl.float32)", "x = tl.load(x_ptr + row * x_stride + start + columns, mask=mask, other=0.0).to(tl.float32)\n        total = (total + x).to(x_ptr.dtype.element_ty).to(tl.float32)", "sixteen_bits"),
+        (
+            "total += tl.load(x_ptr + row * x_stride + start + columns, mask=mask, other=0.0).to(tl.float32)",
+            "x = tl.load(x_ptr + row * x_stride + start + columns, mask=mask, other=0.0).to(tl.float32)\n"
+            "        total = (total + x).to(x_ptr.dtype.element_ty).to(tl.float32)",
+            "sixteen_bits",
+        ),
     ),
     "weight_gradient": (
         ("partial += dy * x_hat", "partial += dy", "product_missing"),
@@ -99,7 +112,11 @@ WRONG = {
         ("row * N + columns) >= p", "columns) >= p", "mask_repeats"),
         ('-float("inf")', "0.0", "padding_counts"),
         ("x - tl.max(x, axis=0)", "x", "max_not_subtracted"),
-        ("probabilities / (1 - p), 0.0)", "probabilities, 0.0)\n    y = y / tl.sum(tl.where(mask, y, 0.0), axis=0)", "dropped_before_sum"),
+        (
+            "probabilities / (1 - p), 0.0)",
+            "probabilities, 0.0)\n    y = y / tl.sum(tl.where(mask, y, 0.0), axis=0)",
+            "dropped_before_sum",
+        ),
     ),
     "softmax_dropout_backward": (
         ("d = tl.where(keep, dy / (1 - p), 0.0)", "d = dy / (1 - p)", "mask_not_replayed"),
@@ -165,7 +182,11 @@ WRONG = {
         (" + eps)", ")", "eps_forgotten"),
         ("axis=0) / N + eps", "axis=0) + eps", "sum_for_mean"),
         ("return y, total", "return total, y", "results_swapped"),
-        ("tl.sum(total * total, axis=0) / N + eps)\n    y = total", "tl.sum(x * x, axis=0) / N + eps)\n    y = x", "residual_not_normalised"),
+        (
+            "tl.sum(total * total, axis=0) / N + eps)\n    y = total",
+            "tl.sum(x * x, axis=0) / N + eps)\n    y = x",
+            "residual_not_normalised",
+        ),
     ),
     "swiglu_forward": (
         ("a * tl.sigmoid(a) * b", "tl.sigmoid(a) * b", "sigmoid_alone"),

@@ -30,7 +30,7 @@ def course(
 ) -> None:
     """Copy the course's notebooks, exercises and data to work in, or check the exercises.
 
-    Your own work is never overwritten without --force. With --check, exits with 1 unless all that were checked are right.
+    Your own work is never overwritten without --force. With --check, exits with 1 unless all are right.
     """
     if check:
         _check(folder, exercise or [], device=device, deadline_s=deadline, as_json=as_json)

@@ -17,7 +17,7 @@ _HOMES = {
 }
 """Where each name is from, imported when first used."""
 
-__all__ = ["check", "check_all", "hint"]  # noqa: F822 - imported when first used
+__all__ = ["check", "check_all", "hint"]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,9 @@ MISTAKES: dict[str, Mistake] = {
     "load_without_mask": Mistake(
         "a load without its mask", "numbers that lie in memory behind the row are part of the result"
     ),
-    "never_stored": Mistake("a result that is never stored", "it holds, or is made of, memory that nothing was stored in"),
+    "never_stored": Mistake(
+        "a result that is never stored", "it holds, or is made of, memory that nothing was stored in"
+    ),
     "ends_too_early": Mistake(
         "a grid, a loop or a block that does not reach the end",
         "the last elements were never written; what happens when the size is no multiple of the block?",

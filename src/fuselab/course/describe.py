@@ -127,7 +127,8 @@ def _worst(got: Tensor, expected: Tensor, wrong: Tensor) -> str:
     strange = int((got[wrong] == STRANGE).sum())
     around = f"; {strange} of them {STRANGE:g}, which this check puts around its inputs" if strange else ""
     place = f"[{', '.join(map(str, index))}]"
-    return f"off by {size} the typical size; the worst is {place}: {float(got[index]):.5g}, not {float(expected[index]):.5g}{around}"
+    values = f"{float(got[index]):.5g}, not {float(expected[index]):.5g}"
+    return f"off by {size} the typical size; the worst is {place}: {values}{around}"
 
 
 def _constant(ratio: Tensor, difference: Tensor) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 __all__ = ["STRANGE", "Memory", "Zone", "untouched"]
 
 ZONE = 32768
-"""Elements before and after each tensor: more than a small matrix read with the wrong strides, a multiple of 16 bytes."""
+"""Elements before and after each tensor: more than a small matrix read with swapped strides, a multiple of 16 bytes."""
 
 STRANGE = 50.0
 """What the zones of inputs hold: exact in every dtype, far from the inputs, its exponential within float32's range."""
@@ -78,7 +78,9 @@ class Memory:
         tensor.copy_(values)
         return tensor
 
-    def _place(self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: Any, mark: float) -> Tensor:
+    def _place(
+        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: Any, mark: float
+    ) -> Tensor:
         extent = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         buffer = _full((extent + 1 + 2 * ZONE,), mark, dtype=dtype, device=device)
         tensor = buffer.as_strided(shape, strides, ZONE)
@@ -101,7 +103,7 @@ class Memory:
     def watched(self) -> Iterator[None]:
         """Meanwhile ``torch.empty`` and its kin make guarded tensors, the empty ones marked."""
         before: list[tuple[Any, str, Any]] = []
-        places = [(torch, name) for name in ("empty", "empty_like", "zeros", "zeros_like")]
+        places: list[tuple[Any, str]] = [(torch, name) for name in ("empty", "empty_like", "zeros", "zeros_like")]
         places += [(Tensor, name) for name in ("new_empty", "new_zeros")]
         try:
             for owner, name in places:

@@ -124,7 +124,9 @@ def judge(exercise: Exercise, source: Source, folder: Path, device: str) -> Verd
                 answer = _try(exercise, case, function, device, seed=number)
             except _StoppedError as stopped:
                 raised = _raised(verdict, stopped.error, source, file)
-                return _with(raised, mistakes=raised_by_dtype(trials, DTYPES[case.dtype]), right=sum(t.right for t in trials))
+                return _with(
+                    raised, mistakes=raised_by_dtype(trials, DTYPES[case.dtype]), right=sum(t.right for t in trials)
+                )
             if isinstance(answer, Finding):
                 findings.append(answer)
             else:
@@ -152,7 +154,8 @@ def _weighed(
     if not exercise.needs_triton:
         note = ""
     if wrong or findings:
-        findings += [f for trial in wrong for f in _said(exercise, trial)]
+        # What cannot even be compared is the same for every input: once is enough.
+        findings = findings[:1] + [f for trial in wrong for f in _said(exercise, trial)]
         mistakes = recognise(exercise, trials) if wrong else ()
         shown = tuple(findings[:FINDINGS])
         return _with(verdict, outcome=Outcome.WRONG, right=right, findings=shown, mistakes=mistakes, note=note)

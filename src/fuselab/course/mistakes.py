@@ -1,13 +1,13 @@
 """The usual mistakes: their names, and what they look like without the way out.
 
 ``recognise`` finds which one a wrong answer is by making it: the exercise's model computes in float64, on the same
-inputs, what a kernel with this mistake returns, and that is compared with what the learner's returned. Nothing here reads
-code. What no model of an exercise can make, because it is about memory rather than numbers, is told by its traces.
+inputs, what a kernel with this mistake returns, and that is compared with what the learner's returned. Nothing here
+reads code. What no model of an exercise can make, because it is about memory rather than numbers, shows by its traces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def recognise(exercise: Exercise, trials: Sequence[Trial]) -> tuple[Resemblance,
         exercise: what was asked for.
         trials: all inputs that gave results of the right shapes.
     """
-    found = dict.fromkeys(_by_traces(exercise, trials), ())
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(_by_traces(trials), ())
     wrong = [o for o in range(len(exercise.outputs)) if any(bool(t.wrong[o].any()) for t in trials)]
     right = [o for o in range(len(exercise.outputs)) if o not in wrong]
     explained: dict[str, list[int]] = {}
@@ -71,7 +71,7 @@ def recognise(exercise: Exercise, trials: Sequence[Trial]) -> tuple[Resemblance,
     # A mistake that would have spoilt a result that is right is less likely than one that would not.
     exact = [name for name in whole if all(_agrees(trials, predicted[name], o) for o in right)]
     if whole:
-        found |= dict.fromkeys((exact or whole)[:SHOWN], ())
+        found.update(dict.fromkeys((exact or whole)[:SHOWN], ()))
     else:
         left = list(wrong)
         for name, outputs in explained.items():
@@ -80,12 +80,10 @@ def recognise(exercise: Exercise, trials: Sequence[Trial]) -> tuple[Resemblance,
                 found[name] = tuple(exercise.outputs[o] for o in new)
                 left = [o for o in left if o not in new]
     resemblances: dict[str, Resemblance] = {}
-    for variant, outputs in found.items():
+    for variant, about in found.items():
         name = variant.partition(":")[0]
         mistake = MISTAKES[name]
-        resemblances.setdefault(
-            name, Resemblance(name=name, title=mistake.title, says=mistake.says, outputs=outputs)
-        )
+        resemblances.setdefault(name, Resemblance(name=name, title=mistake.title, says=mistake.says, outputs=about))
     return tuple(resemblances.values())
 
 
@@ -97,7 +95,7 @@ def raised_by_dtype(trials: Sequence[Trial], dtype: torch.dtype) -> tuple[Resemb
     return (Resemblance(name="sixteen_bits", title=mistake.title, says=mistake.says),)
 
 
-def _by_traces(exercise: Exercise, trials: Sequence[Trial]) -> Iterator[str]:
+def _by_traces(trials: Sequence[Trial]) -> Iterator[str]:
     """Mistakes that show in memory, or in which inputs go wrong."""
     if any(trial.spilled for trial in trials):
         yield "store_without_mask"
@@ -137,7 +135,8 @@ Predicted = list[tuple[Tensor, Tensor | None] | None]
 
 def _simulations(exercise: Exercise, trials: Sequence[Trial]) -> Iterator[tuple[str, list[Predicted]]]:
     for name in exercise.mistakes:
-        yield name, [[(p, None) for p in exercise.model(trial.given, name)] for trial in trials]
+        simulated: list[Predicted] = [[(p, None) for p in exercise.model(trial.given, name)] for trial in trials]
+        yield name, simulated
     for name, make in _GENERAL.items():
         yield name, [make(trial) for trial in trials]
 
@@ -212,7 +211,7 @@ def _shifted(trial: Trial, by: int) -> Predicted:
     return predicted
 
 
-_GENERAL = {
+_GENERAL: dict[str, Callable[[Trial], Predicted]] = {
     "wrong_sign": _negated,
     "unchanged_input": _unchanged,
     "zeros": _zeros,

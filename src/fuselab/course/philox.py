@@ -23,7 +23,7 @@ def uniform(seed: int, rows: int, columns: int, stride: int) -> Tensor:
         >>> [round(u, 4) for u in uniform(7, 1, 3, 3)[0].tolist()]
         [0.4386, 0.2264, 0.9432]
     """
-    offset = np.arange(rows, dtype=np.uint64)[:, None] * np.uint64(stride) + np.arange(columns, dtype=np.uint64)
+    offset: NDArray[np.uint64] = (np.arange(rows)[:, None] * stride + np.arange(columns)).astype(np.uint64)
     low = np.uint64(0xFFFFFFFF)
     c0, c1 = offset & low, offset >> np.uint64(32)
     c2, c3 = np.zeros_like(c0), np.zeros_like(c0)

@@ -116,7 +116,8 @@ def python_function(answer: Any) -> types.FunctionType | None:
     """The Python function below decorators: a jit kernel, an autotuned one, a ``functools.wraps``."""
     for _ in range(10):
         if isinstance(answer, types.FunctionType):
-            return inspect.unwrap(answer)
+            below = inspect.unwrap(answer)
+            return below if isinstance(below, types.FunctionType) else answer
         answer = getattr(answer, "fn", None)
     return None
 
@@ -190,7 +191,7 @@ class _Gathered:
             self.constants[name] = "float('inf')" if value == float("inf") else repr(value)
         elif not isinstance(value, type):
             raise UsageError(
-                f"{user.__name__} uses {name}, {_article(type(value).__name__)} from outside: another process cannot see it",
+                f"{user.__name__} uses {name}, {_article(type(value).__name__)} from outside: another process lacks it",
                 hint="pass it as an argument, make it inside of the function, or define it as a number",
             )
 

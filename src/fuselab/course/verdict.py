@@ -95,7 +95,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return str(self)
 
     @property
-    def headline(self) -> str:
+    def headline(self) -> str:  # noqa: PLR0911 - one an outcome
         """The outcome in one line."""
         match self.outcome:
             case Outcome.RIGHT:
@@ -181,8 +181,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
             for v in self.verdicts
         )
         return (
-            f"<div><b>{self.solved} of {len(self.verdicts)} exercises solved</b></div><table><thead><tr><th>exercise</th>"
-            f"<th>what</th><th>outcome</th><th>why</th></tr></thead><tbody>{rows}</tbody></table>"
+            f"<div><b>{self.solved} of {len(self.verdicts)} exercises solved</b></div>"
+            f"<table><thead><tr><th>exercise</th><th>what</th><th>outcome</th><th>why</th></tr></thead><tbody>{rows}</tbody></table>"
         )
 
     def rows(self) -> list[tuple[str, str, str, str]]:

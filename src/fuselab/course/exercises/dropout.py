@@ -99,11 +99,15 @@ EXERCISES = (
         level=2,
         call="dropout(x, p, seed) -> y",
         task=(
-            "Drop element i where tl.rand(seed, i) < p, and scale the others so that the mean stays. x is a vector; nothing "
+            "Drop element i where tl.rand(seed, i) < p, and scale the others so that the mean stays. x is a vector;"
+            " nothing "
             "but the seed has to be stored for the backward."
         ),
         hints=(
-            "tl.rand gives one uniform number for each offset, the same one each time. Which offset tells all elements apart?",
+            (
+                "tl.rand gives one uniform number for each offset, the same one each time. Which offset tells all "
+                "elements apart?"
+            ),
             "Kept are the elements whose number is at least p; a share of 1 - p of them, so each has to weigh more.",
             "tl.where(tl.rand(seed, offsets) >= p, x / (1 - p), 0.0), with the offsets that x is loaded with.",
         ),
@@ -125,13 +129,17 @@ EXERCISES = (
         level=3,
         call="softmax_dropout_forward(x, p, seed) -> (y, probabilities)",
         task=(
-            "The softmax of each row, then dropout with tl.rand(seed, row * N + column). The softmax before dropout is the "
+            "The softmax of each row, then dropout with tl.rand(seed, row * N + column). The softmax before dropout"
+            " is the "
             "second result: the backward needs it, and not the mask."
         ),
         hints=(
             "First the softmax is finished, its sum included; dropout comes after that.",
             "An element's random number depends on its row and its column, so that no two elements share one.",
-            "keep = tl.rand(seed, row * N + columns) >= p; y = tl.where(keep, probabilities / (1 - p), 0.0); two stores.",
+            (
+                "keep = tl.rand(seed, row * N + columns) >= p; y = tl.where(keep, probabilities / (1 - p), 0.0); "
+                "two stores."
+            ),
         ),
         outputs=("y", "probabilities"),
         inputs=_scores,
@@ -160,7 +168,8 @@ EXERCISES = (
         level=4,
         call="softmax_dropout_backward(dy, probabilities, p, seed) -> dx",
         task=(
-            "The gradient of the input from dy and the softmax before dropout. The mask is drawn again from the seed, with "
+            "The gradient of the input from dy and the softmax before dropout. The mask is drawn again from the "
+            "seed, with "
             "the forward's offsets row * N + column."
         ),
         hints=(
@@ -172,7 +181,15 @@ EXERCISES = (
         inputs=_backward_inputs,
         model=_softmax_dropout_backward,
         mistakes=(
-            *("mask_not_replayed", "no_dropout", "sum_missing", "not_scaled", "other_mask", "mask_inverted", "masked_at_the_end"),
+            *(
+                "mask_not_replayed",
+                "no_dropout",
+                "sum_missing",
+                "not_scaled",
+                "other_mask",
+                "mask_inverted",
+                "masked_at_the_end",
+            ),
             *("probabilities_missing", "scaled_by_p", "seed_ignored", "projection_not_averaged"),
         ),
         cases=(rows(n=100, p=0.25, seed=7), rows(m=4, n=64, p=0.5, seed=123), rows("bf16", n=70, p=0.1, seed=99)),

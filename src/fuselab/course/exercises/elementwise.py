@@ -57,7 +57,7 @@ def _with_bias(case: Case, make: Maker) -> dict[str, Any]:
     return {"x": make(*case.shape, scale=1.5), "bias": make(case.shape[-1], shift=0.5)}
 
 
-def _bias_gelu(g: Any, mistake: str) -> tuple[Any, ...]:
+def _bias_gelu(g: Any, mistake: str) -> tuple[Any, ...]:  # noqa: PLR0911 - one a mistake
     x, bias = g.x, g.bias
     match mistake:
         case "tanh_for_erf":
@@ -101,7 +101,10 @@ EXERCISES = (
         notebook=BASICS,
         level=1,
         call="strided_copy(x) -> y",
-        task="Copy x, whose rows may lie further apart than they are wide, into a contiguous y, in two-dimensional tiles.",
+        task=(
+            "Copy x, whose rows may lie further apart than they are wide, into a contiguous y, in two-dimensional "
+            "tiles."
+        ),
         hints=(
             "An element's address is its row times one stride plus its column times another.",
             "x and y have different row strides: x's comes in as an argument, y's is its width.",
@@ -120,7 +123,10 @@ EXERCISES = (
         notebook=BASICS,
         level=2,
         call="bias_gelu(x, bias) -> y",
-        task="Compute gelu(x + bias) in one kernel, with the exact GELU: 0.5 z (1 + erf(z / sqrt 2)). The bias is one row.",
+        task=(
+            "Compute gelu(x + bias) in one kernel, with the exact GELU: 0.5 z (1 + erf(z / sqrt 2)). The bias is "
+            "one row."
+        ),
         hints=(
             "Everything happens between one load of x and one store of y; that is the point of fusing.",
             "The bias has as many elements as a row: its index is the column alone.",

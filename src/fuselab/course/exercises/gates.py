@@ -17,7 +17,7 @@ def _halves(case: Case, make: Maker) -> dict[str, Any]:
     }
 
 
-def _swiglu_forward(g: Any, mistake: str) -> tuple[Any, ...]:
+def _swiglu_forward(g: Any, mistake: str) -> tuple[Any, ...]:  # noqa: PLR0911 - one a mistake
     a, b = g.a, g.b
     match mistake:
         case "sigmoid_alone":

@@ -68,7 +68,8 @@ EXERCISES = (
         level=1,
         call="block_choice(N) -> (BLOCK_N, num_warps)",
         task=(
-            "For a row of N columns in one block: the smallest power of two that holds it, at most 4096 (wider rows are "
+            "For a row of N columns in one block: the smallest power of two that holds it, at most 4096 (wider rows"
+            " are "
             "looped over); one warp for each 256 columns of the block, at least 1 and at most 16."
         ),
         hints=(
@@ -89,9 +90,15 @@ EXERCISES = (
         notebook=BASICS,
         level=2,
         call="persistent_scale(x, factor, programs) -> y",
-        task="Multiply x by factor with exactly `programs` programs: each takes a block, then the one `programs` further on.",
+        task=(
+            "Multiply x by factor with exactly `programs` programs: each takes a block, then the one `programs` "
+            "further on."
+        ),
         hints=(
-            "The loop runs over block numbers: where does a program begin, how far is it to its next block, where is the end?",
+            (
+                "The loop runs over block numbers: where does a program begin, how far is it to its next block, "
+                "where is the end?"
+            ),
             "tl.program_id(0) is the first, tl.num_programs(0) the step; the number of blocks has to be rounded up.",
             "for block in range(tl.program_id(0), tl.cdiv(n, BLOCK), tl.num_programs(0)), offsets from block, masked.",
         ),

@@ -143,7 +143,10 @@ EXERCISES = (
         call="layer_norm_forward(x, weight, bias, eps) -> y",
         task="(x - mean) / sqrt(variance + eps) * weight + bias, one row a program, in float32 inside.",
         hints=(
-            "Two reductions over a block that is already loaded: the mean, then the mean of the squared distances from it.",
+            (
+                "Two reductions over a block that is already loaded: the mean, then the mean of the squared "
+                "distances from it."
+            ),
             "After the mean is subtracted the padding is not zero any more. The second sum must not see it.",
             "centred = tl.where(mask, x - mean, 0.0); variance = tl.sum(centred * centred, axis=0) / N.",
         ),
@@ -183,13 +186,20 @@ EXERCISES = (
         level=5,
         call="layer_norm_gelu_backward(dy, x, weight, bias, eps) -> (dx, dweight, dbias)",
         task=(
-            "All three gradients of gelu(layer_norm(x)): statistics and GELU are computed again from x, dx is stored row by "
+            "All three gradients of gelu(layer_norm(x)): statistics and GELU are computed again from x, dx is "
+            "stored row by "
             "row, dweight and dbias are summed by 3 programs into rows of their own and added up at the end."
         ),
         hints=(
             "Backwards: dz = dy times the GELU's derivative at z; dweight and dbias are sums of dz * x_hat and of dz.",
-            "dx has three terms: d = dz * weight, less its mean, less x_hat times the mean of d * x_hat; all times rstd.",
-            "gelu'(z) = 0.5 (1 + erf(z / sqrt 2)) + z exp(-z^2 / 2) / sqrt(2 pi). Padding: x_hat and dz must be 0 there.",
+            (
+                "dx has three terms: d = dz * weight, less its mean, less x_hat times the mean of d * x_hat; all "
+                "times rstd."
+            ),
+            (
+                "gelu'(z) = 0.5 (1 + erf(z / sqrt 2)) + z exp(-z^2 / 2) / sqrt(2 pi). Padding: x_hat and dz must be"
+                " 0 there."
+            ),
         ),
         outputs=("dx", "dweight", "dbias"),
         inputs=_backward_inputs,

@@ -27,7 +27,7 @@ def _matrix(case: Case, make: Maker) -> dict[str, Any]:
     return {"x": make(*case.shape, shift=case.options.get("shift", 0.7), layout=case.layout)}
 
 
-def _row_sum(g: Any, mistake: str) -> tuple[Any, ...]:
+def _row_sum(g: Any, mistake: str) -> tuple[Any, ...]:  # noqa: PLR0911 - one a mistake
     n = g.x.shape[1]
     match mistake:
         case "load_without_mask":
@@ -111,11 +111,17 @@ EXERCISES = (
         notebook=BASICS,
         level=2,
         call="wide_row_sum(x) -> s  (float32)",
-        task="The block has 64 columns, the row more: loop over it, keep a block of partial sums in float32, sum that once.",
+        task=(
+            "The block has 64 columns, the row more: loop over it, keep a block of partial sums in float32, sum "
+            "that once."
+        ),
         hints=(
             "The loop's variable is the first column of a block; the last block may reach beyond the row.",
             "Add blocks to blocks in the loop, and reduce after it: one reduction instead of one a round.",
-            "for start in range(0, N, BLOCK): mask = start + columns < N; total += tl.load(..., other=0.0).to(tl.float32).",
+            (
+                "for start in range(0, N, BLOCK): mask = start + columns < N; total += tl.load(..., "
+                "other=0.0).to(tl.float32)."
+            ),
         ),
         outputs=("s",),
         in_f32=("s",),
@@ -132,7 +138,8 @@ EXERCISES = (
         level=4,
         call="weight_gradient(dy, x_hat) -> dweight",
         task=(
-            "Sum dy * x_hat over all rows without atomics: each of 3 programs sums its share of the rows into a row of its "
+            "Sum dy * x_hat over all rows without atomics: each of 3 programs sums its share of the rows into a row"
+            " of its "
             "own of a float32 matrix, a second kernel adds up those rows."
         ),
         hints=(

@@ -156,13 +156,17 @@ EXERCISES = (
         level=4,
         call="rms_norm_backward(dy, x, weight, eps) -> (dx, dweight)",
         task=(
-            "Both gradients in one kernel: 3 programs go over their rows, store dx and keep a float32 sum of dy * x_hat; torch "
+            "Both gradients in one kernel: 3 programs go over their rows, store dx and keep a float32 sum of dy * "
+            "x_hat; torch "
             "adds up the three sums."
         ),
         hints=(
             "rstd depends on every element of the row, and so dx has two terms.",
             "With d = dy * weight: the second term is x_hat times the mean over the row of d * x_hat.",
-            "dx = (d - x_hat * tl.sum(d * x_hat, axis=0) / N) * rstd; partial += dy * x_hat, stored once after the loop.",
+            (
+                "dx = (d - x_hat * tl.sum(d * x_hat, axis=0) / N) * rstd; partial += dy * x_hat, stored once after "
+                "the loop."
+            ),
         ),
         outputs=("dx", "dweight"),
         inputs=_backward_inputs,

@@ -25,7 +25,7 @@ def _in_float32(x: Any) -> Any:
     return x.float().exp().double()
 
 
-def softmax_model(g: Any, mistake: str) -> Any:
+def softmax_model(g: Any, mistake: str) -> Any:  # noqa: PLR0911 - one a mistake
     """The softmax of x, or what a mistake makes of it."""
     x = g.x
     n = x.shape[1]
@@ -100,8 +100,14 @@ EXERCISES = (
         call="softmax_forward(x) -> y",
         task="One program computes the softmax of one row, which fits into its block. Large inputs must not overflow.",
         hints=(
-            "exp(1000) is Inf in float32. The softmax does not change when the same number is subtracted from a whole row.",
-            "Three steps over one block: the maximum, the exponentials, their sum. What must the padding be for the maximum?",
+            (
+                "exp(1000) is Inf in float32. The softmax does not change when the same number is subtracted from a"
+                " whole row."
+            ),
+            (
+                "Three steps over one block: the maximum, the exponentials, their sum. What must the padding be for"
+                " the maximum?"
+            ),
             "tl.load(..., mask=mask, other=-float('inf')): it loses every maximum, and its exponential is 0.",
         ),
         outputs=("y",),
@@ -123,12 +129,19 @@ EXERCISES = (
         level=4,
         call="online_softmax(x) -> y",
         task=(
-            "The block has 64 columns. One pass over the row finds its maximum and the sum of its exponentials together "
+            "The block has 64 columns. One pass over the row finds its maximum and the sum of its exponentials "
+            "together "
             "(Milakov and Gimelshein, 2018), a second one stores the result."
         ),
         hints=(
-            "The sum so far is relative to the maximum so far. What has to happen to it when a later block holds a larger one?",
-            "New maximum first; then the old sum times exp(old maximum - new maximum), plus the block's own exponentials.",
+            (
+                "The sum so far is relative to the maximum so far. What has to happen to it when a later block "
+                "holds a larger one?"
+            ),
+            (
+                "New maximum first; then the old sum times exp(old maximum - new maximum), plus the block's own "
+                "exponentials."
+            ),
             "m_new = tl.maximum(m, tl.max(x, axis=0)); s = s * tl.exp(m - m_new) + tl.sum(tl.exp(x - m_new), axis=0).",
         ),
         outputs=("y",),
