@@ -42,3 +42,11 @@ def breaks(x):
 
 def raises(x):
     raise ValueError("the user's own error, 4711")
+
+
+def attention_gelu(q, k, v):
+    return F.gelu(attention(q, k, v))
+
+
+def dropout(x):
+    return F.dropout(torch.softmax(x, -1), 0.3, training=True) * 2

@@ -46,6 +46,10 @@ def inspect(
             "--check", help="Also run the kernels on the CPU, interpreted on small inputs, and compare with eager."
         ),
     ] = False,
+    recorded: Annotated[
+        str | None,
+        typer.Option("--recorded", metavar="RUN", help="A run on a device: what it measured of the same kernels."),
+    ] = None,
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -75,6 +79,7 @@ def inspect(
         jobs=jobs,
         deadline_s=deadline,
         check=check,
+        recorded=recorded,
         command=["fuselab", *sys.argv[1:]],
         tell=lambda text: words.print(f"[dim]{escaped(text)}[/]", highlight=False),
     )

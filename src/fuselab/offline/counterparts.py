@@ -172,12 +172,13 @@ def _bound(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, 
     return {**values, **kwargs}
 
 
-def _attention_of(given: dict[str, Any], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[Any, Any]:
-    """Output and logsumexp in float32, by the definition."""
+def _weights(given: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Attention's weights and their logsumexp in float32, by the definition; and the scale."""
     if given.get("dropout_p"):
         raise UnsupportedError("attention with dropout: a library draws the mask, and draws another one here")
+    q, k = given["query"].float(), given["key"].float()
     scale: float = 1 / math.sqrt(q.shape[-1]) if given.get("scale") is None else float(given["scale"])
-    scores = (q.float() @ k.float().transpose(-2, -1)) * scale
+    scores = (q @ k.transpose(-2, -1)) * scale
     bias = given.get("attn_bias")
     if bias is not None:
         scores = scores + bias.float()
@@ -185,13 +186,13 @@ def _attention_of(given: dict[str, Any], q: torch.Tensor, k: torch.Tensor, v: to
         rows, columns = scores.shape[-2:]
         scores = scores.masked_fill(torch.ones(rows, columns, dtype=torch.bool).triu(1), -math.inf)
     sums = torch.logsumexp(scores, -1)
-    return torch.exp(scores - sums.unsqueeze(-1)) @ v.float(), sums
+    return torch.exp(scores - sums.unsqueeze(-1)), sums, scale
 
 
 def _attention(func: Any, *args: Any, **kwargs: Any) -> Any:
     given = _bound(func, args, kwargs)
-    q, k, v = (given[name] for name in ("query", "key", "value"))
-    found, sums = _attention_of(given, q, k, v)
+    weights, sums, _ = _weights(given)
+    found = weights @ given["value"].float()
     like = _as_on_the_device(func, args, kwargs)
     results = []
     for position, form in enumerate(like):
@@ -215,18 +216,17 @@ def _fill_sums(made: torch.Tensor, sums: torch.Tensor) -> None:
 
 
 def _attention_backward(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """By differentiating the definition; what the forward saved is not needed."""
+    """The definition, differentiated by hand: a dispatch mode is below autograd. What the forward saved is not used."""
     given = _bound(func, args, kwargs)
-    with torch.enable_grad():
-        q, k, v = (given[name].detach().clone().requires_grad_() for name in ("query", "key", "value"))
-        bias = given.get("attn_bias")
-        wants_bias = list(given.get("grad_input_mask") or [])[-1:] == [True]
-        if bias is not None and wants_bias:
-            bias = bias.detach().clone().requires_grad_()
-        found, _ = _attention_of({**given, "attn_bias": bias}, q, k, v)
-        targets = [q, k, v, *([bias] if bias is not None and wants_bias else [])]
-        gradient = given["grad_out"] if "grad_out" in given else given["grad_out_"]
-        back = torch.autograd.grad(found, targets, gradient.float())
+    weights, _, scale = _weights(given)
+    q, k, v = (given[name].float() for name in ("query", "key", "value"))
+    gradient = (given["grad_out"] if "grad_out" in given else given["grad_out_"]).float()
+    on_weights = gradient @ v.transpose(-2, -1)
+    on_scores = weights * (on_weights - (gradient * (weights @ v)).sum(-1, keepdim=True))
+    back = [on_scores @ k * scale, on_scores.transpose(-2, -1) @ q * scale, weights.transpose(-2, -1) @ gradient]
+    bias = given.get("attn_bias")
+    if bias is not None and list(given.get("grad_input_mask") or [])[-1:] == [True]:
+        back.append(on_scores.sum_to_size(bias.shape))
     like = _as_on_the_device(func, args, kwargs)
     results: list[Any] = []
     for position, form in enumerate(like):

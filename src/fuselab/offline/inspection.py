@@ -23,6 +23,7 @@ from fuselab.offline.children import run_process
 from fuselab.offline.interpreted import TemporaryFolder, interpreted
 from fuselab.offline.messages import DESCRIBED, REWRITTEN, Answer, Request, Way
 from fuselab.offline.process import ANSWER
+from fuselab.offline.recorded import Recorded, with_recorded
 from fuselab.offline.results import Inspection, TargetResult, WorkloadResult, workload_result
 from fuselab.offline.selection import Chosen, choose
 from fuselab.offline.tracing import DEVICE_DEPENDENT
@@ -58,6 +59,7 @@ def inspect(
     deadline_s: float = DEADLINE_S,
     way: Way | None = None,
     check: bool = False,
+    recorded: str | Path | None = None,
     command: Sequence[str] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> Inspection:
@@ -76,6 +78,7 @@ def inspect(
         deadline_s: seconds after which a process is given up.
         way: ``described`` or ``rewritten``; by default the first where it can be had (see ``tracing``).
         check: also run the kernels on the CPU, in Triton's interpreter, on small inputs, and compare with eager.
+        recorded: a run on a device, by path or id: what it measured of a kernel of the same source is shown beside it.
         command: the command line, for the record.
         tell: is told what happens.
 
@@ -92,6 +95,7 @@ def inspect(
     chosen = choose(
         what, arguments, shapes=shapes, dtypes=dtypes, options=options, variant=variant, direction=direction, seed=seed
     )
+    measured = Recorded(str(recorded), Path(out)) if recorded is not None else None
     library, notes, way = _prepare(way, tell)
     host = device.environment("cpu")
     runs = [
@@ -112,31 +116,34 @@ def inspect(
 
     with ThreadPoolExecutor(jobs or max(1, device.cpu_cores())) as pool:
         found = list(pool.map(lambda item: carry_out(*item), work))
-    results = []
-    for target, run in zip(described, runs, strict=True):
-        mine = tuple(result for (_, owner, _), result in zip(work, found, strict=True) if owner is run)
-        result = TargetResult(
+    results = tuple(
+        TargetResult(
             target=target.name,
             device=target.device_name,
             arch=target.arch,
             run=str(run.path),
-            workloads=mine,
+            workloads=tuple(result for (_, owner, _), result in zip(work, found, strict=True) if owner is run),
         )
-        failed = [w for w in mine if not w.ok]
-        run.finish(
-            RunStatus.FAILED if failed else RunStatus.COMPLETE,
-            {"described": NOTHING_MEASURED, "inspection": msgspec.to_builtins(result)},
-            error="; ".join(w.reason for w in failed) or None,
-        )
-        results.append(result)
-    return Inspection(
+        for target, run in zip(described, runs, strict=True)
+    )
+    inspection = Inspection(
         what=what,
         experiment=chosen.experiment.name,
         variant=variant,
         note=NOTHING_MEASURED,
         versions=next((w.versions for r in results for w in r.workloads if w.versions), {}),
-        targets=tuple(results),
+        targets=results,
     )
+    if measured is not None:
+        inspection = with_recorded(inspection, measured)
+    for result, run in zip(inspection.targets, runs, strict=True):
+        failed = [w for w in result.workloads if not w.ok]
+        run.finish(
+            RunStatus.FAILED if failed else RunStatus.COMPLETE,
+            {"described": NOTHING_MEASURED, "inspection": msgspec.to_builtins(result)},
+            error="; ".join(w.reason for w in failed) or None,
+        )
+    return inspection
 
 
 def _unique(targets: Sequence[Target]) -> list[Target]:

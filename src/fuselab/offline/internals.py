@@ -239,12 +239,14 @@ def settings(changes: dict[str, Any]) -> None:
             setattr(holder, last, value)
 
 
-def nothing_is_benchmarked(say: Callable[[str], None]) -> None:
+def nothing_is_benchmarked(say: Callable[[str], None], choice: Callable[[str, str, list[str]], None]) -> None:
     """Where Inductor would run candidates on the device to choose: take what it takes without a measurement.
 
     Args:
         say: called with what was left open, once for each place.
+        choice: called with an operator, what is shown for it, and everything that Inductor would time.
     """
+    _first_library_call(choice)
     pad: Any = importlib.import_module("torch._inductor.fx_passes.pad_mm")
     if hasattr(pad, "get_cached_should_pad"):  # asked where a measurement is due, and nowhere else
 
@@ -253,6 +255,28 @@ def nothing_is_benchmarked(say: Callable[[str], None]) -> None:
             return False
 
         pad.get_cached_should_pad = not_padded
+
+
+def _first_library_call(choice: Callable[[str, str, list[str]], None]) -> None:
+    """Of library calls and templates, the first library call: what Inductor falls back to where nothing was timed."""
+    selector = optional("torch._inductor.select_algorithm", "AlgorithmSelectorCache")
+    library = optional("torch._inductor.select_algorithm", "ExternKernelCaller")
+    if selector is None or library is None:
+        return
+    original = selector.__call__
+
+    def words(candidate: Any) -> str:
+        details = str(getattr(candidate, "description", "") or "")
+        return f"{getattr(candidate, 'name', type(candidate).__name__)}{': ' if details else ''}{details}"
+
+    def call(self: Any, name: str, choices: list[Any], *args: Any, **settings: Any) -> Any:
+        if len(choices) > 1:
+            first = next((c for c in choices if isinstance(c, library)), choices[0])
+            choice(str(name), words(first), [words(c) for c in choices])
+            choices = [first]
+        return original(self, name, choices, *args, **settings)
+
+    selector.__call__ = call
 
 
 def watch_kernels(failed: Callable[[str, Exception], None], compiled: Callable[[str, Any], None]) -> None:

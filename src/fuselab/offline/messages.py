@@ -9,7 +9,7 @@ import msgspec
 from fuselab.records import Artifact, Direction, Kernel, Workload
 from fuselab.targets import Target
 
-__all__ = ["Answer", "Candidate", "KernelFailure", "LibraryCall", "Request", "Way"]
+__all__ = ["Answer", "Candidate", "KernelFailure", "LibraryCall", "Request", "TemplateChoice", "Way"]
 
 Way = str
 """``described``: fake CUDA tensors from the start. ``rewritten``: traced on the CPU, rewritten before lowering."""
@@ -67,6 +67,21 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Triton's name for the compilation."""
     problem: str = ""
     """Why it cannot run on the device; empty when it can."""
+    recorded: bool = False
+    """Whether a recorded run on the device kept it."""
+    recorded_us: float | None = None
+    """Microseconds that a recorded run on the device measured for it."""
+
+
+class TemplateChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A matrix product or convolution for which Inductor has templates: what it would time on the device."""
+
+    operator: str
+    """Inductor's name of it: ``mm``."""
+    shown: str
+    """What is shown in place of the fastest: the library call, where there is one."""
+    candidates: list[str]
+    """Every library call and template with its settings, in the order in which they would be timed."""
 
 
 class KernelFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +131,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Kernels that do not compile for the target."""
     calls: list[LibraryCall] = []
     """What libraries run."""
+    templates: list[TemplateChoice] = []
+    """Where Inductor would choose between library calls and templates."""
     versions: dict[str, str] = {}
     """torch and triton in the process."""
     seconds: dict[str, float] = {}

@@ -17,7 +17,7 @@ from fuselab.offline.calls import Calls
 from fuselab.offline.device import Description, capability, is_amd
 from fuselab.offline.kernels import KernelWatch
 from fuselab.offline.launched import compile_from_arguments, hand_written
-from fuselab.offline.messages import DESCRIBED, Answer, Request
+from fuselab.offline.messages import DESCRIBED, Answer, Request, TemplateChoice
 from fuselab.offline.replay import FILE, FOLDER, Recorder, Replay
 from fuselab.offline.tracing import Tracer, needs_values
 
@@ -50,7 +50,13 @@ def carry_out(request: Request) -> Answer:
         versions["triton"] = importlib.metadata.version("triton")
     internals.settings({"fx_graph_cache": False, "compile_threads": 1})
     notes: list[str] = []
-    internals.nothing_is_benchmarked(lambda note: notes.append(note) if note not in notes else None)
+    templates: list[TemplateChoice] = []
+    internals.nothing_is_benchmarked(
+        lambda note: notes.append(note) if note not in notes else None,
+        lambda operator, shown, found: templates.append(
+            TemplateChoice(operator=operator, shown=shown, candidates=found)
+        ),
+    )
     watch = KernelWatch()
     if internals.has_triton():
         internals.watch_kernels(watch.failed, watch.compiled)
@@ -94,6 +100,7 @@ def carry_out(request: Request) -> Answer:
         candidates=watch.candidates,
         failures=watch.failures,
         calls=calls.found,
+        templates=templates,
         versions=versions,
         seconds={"importing": imported - started, "generating": time.perf_counter() - imported},
     )

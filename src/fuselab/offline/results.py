@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from fuselab.ir.prediction import TimePrediction, predict_time, work_of
-from fuselab.offline.messages import Answer, Candidate, KernelFailure, LibraryCall, Way
+from fuselab.offline.messages import Answer, Candidate, KernelFailure, LibraryCall, TemplateChoice, Way
 from fuselab.records import Artifact, Direction, Kernel, TensorCheck, Workload
 from fuselab.targets import Target
 
@@ -18,10 +18,24 @@ __all__ = [
     "InterpretedKernel",
     "InterpretedRun",
     "KernelResult",
+    "RecordedChoice",
     "TargetResult",
     "WorkloadResult",
     "workload_result",
 ]
+
+
+class RecordedChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run on the device kept for a kernel of the same source. Measured there, not predicted."""
+
+    run: str
+    """Id of the run."""
+    device: str
+    """What it ran on."""
+    config: dict[str, Any]
+    """Block sizes, warps, stages."""
+    time_us: float | None = None
+    """As it was timed there; None where nothing was."""
 
 
 class KernelResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +81,8 @@ class KernelResult(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no prediction."""
     candidates: list[Candidate] = []
     """Every configuration that would be tried on the device."""
+    recorded: RecordedChoice | None = None
+    """What a recorded run on the device kept; None where none was named, or it has no such kernel."""
 
 
 class InterpretedKernel(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +142,8 @@ class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
     """Kernels that do not compile for the target."""
     calls: list[LibraryCall] = []
     """Matrix products, convolutions, attention."""
+    templates: list[TemplateChoice] = []
+    """Library calls and templates that Inductor would choose between by timing, under max-autotune."""
     warnings: list[str] = []
     """Graph breaks, what was left open, how the tracing may differ."""
     versions: dict[str, str] = {}
@@ -213,6 +231,7 @@ def workload_result(workload: Workload, way: Way, answer: Answer, staging: Path,
         kernels=kernels,
         failures=answer.failures,
         calls=answer.calls,
+        templates=answer.templates,
         warnings=answer.warnings,
         versions=answer.versions,
         seconds=answer.seconds,

@@ -67,6 +67,7 @@ def _workload(targets: Sequence[TargetResult], index: int) -> Iterator[Renderabl
                 f"{target.target}: {printable(failure.kernel)} does not compile: {one_line(failure.error, _SENTENCE)}"
             )
             yield Text(text, "red", overflow="fold")
+    yield from _templates(results)
     yield from _interpreted(targets, results)
     yield from _said("what differs", differences(targets, index))
     for text, names in _by_target(targets, [r.warnings for r in results]):
@@ -123,6 +124,8 @@ def _cell(kernel: KernelResult | None) -> Text:
         words += f" {kernel.occupancy:.0%}"
     if kernel.limiter:
         words += f" {kernel.limiter}"
+    if kernel.recorded is not None and kernel.recorded.time_us is not None:
+        words += f" {kernel.recorded.time_us:.3g}us measured"
     if kernel.predicted is not None:
         words += f" {'>=' if kernel.predicted.only_memory else '~'}{kernel.predicted.time_us:.3g}us"
     return Text(words, "yellow" if kernel.spills else "")
@@ -141,6 +144,25 @@ def _predicted(targets: Sequence[TargetResult], results: Sequence[WorkloadResult
         yield Text(
             f"{target.target}: {least}{time:.4g} us ({low:.4g} to {high:.4g}) for {len(found)} kernels{without}; "
             f"{found[0][0].basis}",
+            "dim",
+            overflow="fold",
+        )
+
+
+def _templates(results: Sequence[WorkloadResult]) -> Iterator[Text]:
+    """What Inductor would time of library calls and templates; the same choice once, with how often it comes."""
+    counts: dict[tuple[str, int, str, str], int] = {}
+    for choice in results[0].templates:
+        last = choice.candidates[-1] if choice.candidates else ""
+        key = (choice.operator, len(choice.candidates), choice.shown, last)
+        counts[key] = counts.get(key, 0) + 1
+    for (operator, candidates, shown, last), times in counts.items():
+        again = f" x{times}" if times > 1 else ""
+        yield Text(
+            printable(
+                f"{operator}{again}: {candidates} candidates would be timed on the device, shown as {shown}; the last "
+                f"is {one_line(last, _SENTENCE)} (all of them with --json)"
+            ),
             "dim",
             overflow="fold",
         )
