@@ -102,4 +102,4 @@ def two(a, b):
 
 @triton.jit
 def does_not_compile(a_ptr, b_ptr, y_ptr, N, a_stride, b_stride, BLOCK: tl.constexpr):
-    x = tl.load(a_ptr + no_such_name)  # noqa: F821
+    tl.store(y_ptr, no_such_name)  # noqa: F821

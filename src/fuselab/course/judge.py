@@ -26,17 +26,15 @@ from torch import Tensor
 from fuselab.course.describe import looks, places, wrong_elements
 from fuselab.course.exercises import Exercise, exercise_named
 from fuselab.course.exercises.exercise import Case
+from fuselab.course.given import DTYPES, CaseMaker, GivenTensors
 from fuselab.course.guard import Memory, untouched
 from fuselab.course.internals import count_launches, failed_line
 from fuselab.course.mistakes import Trial, raised_by_dtype, recognise
-from fuselab.course.philox import uniform
 from fuselab.course.run import JudgeRequest, unfinished_verdict
 from fuselab.course.sources import Source
 from fuselab.course.verdict import Finding, Outcome, Verdict
 
 __all__ = ["judge", "main"]
-
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 FINDINGS = 3
 """How many wrong results are described: the first says most."""
@@ -47,51 +45,6 @@ class _StoppedError(Exception):
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-
-
-class _GivenTensors:
-    """``Given`` of ``exercises.exercise``, from snapshots taken before the learner's function ran."""
-
-    def __init__(self, memory: Memory, arguments: dict[str, Any]) -> None:
-        self._values = {k: memory.snapshot(v) if isinstance(v, Tensor) else v for k, v in arguments.items()}
-        self._doubles = {k: v.double() if isinstance(v, Tensor) else v for k, v in self._values.items()}
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["_doubles"][name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def tensors(self) -> list[Tensor]:
-        return [v for v in self._doubles.values() if isinstance(v, Tensor)]
-
-    def read(self, name: str, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> Tensor:
-        value = self._values[name]
-        return value.as_strided(shape, strides, value.storage_offset() + offset).double()
-
-    def beyond(self, name: str, block: int) -> Tensor:
-        value = self._values[name]
-        return self.read(name, (*value.shape[:-1], block), value.stride())
-
-    def packed(self, name: str) -> Tensor:
-        value = self._values[name]
-        return self.read(name, tuple(value.shape), (value.shape[-1], 1)[-value.dim() :])
-
-    def stride(self, name: str) -> int:
-        return int(self._values[name].stride(0))
-
-    def uniform(self, seed: int, rows: int, columns: int, stride: int) -> Tensor:
-        return uniform(seed, rows, columns, stride)
-
-
-class _Maker:
-    def __init__(self, memory: Memory, case: Case) -> None:
-        self._memory, self._case = memory, case
-
-    def __call__(
-        self, *shape: int, scale: float = 1.0, shift: float = 0.0, layout: str = "contiguous", dtype: str = ""
-    ) -> Tensor:
-        return self._memory.normal(shape, DTYPES[dtype or self._case.dtype], scale, shift, layout)
 
 
 def judge(exercise: Exercise, source: Source, folder: Path, device: str) -> Verdict:
@@ -199,11 +152,10 @@ def _said(exercise: Exercise, trial: Trial) -> list[Finding]:
 def _try(exercise: Exercise, case: Case, function: Any, device: str, *, seed: int) -> Trial | Finding:
     """One input: the results, or what keeps them from being compared."""
     memory = Memory(device, seed)
-    arguments = exercise.inputs(case, _Maker(memory, case))
+    arguments = exercise.inputs(case, CaseMaker(memory, case))
     for name, value in arguments.items():
         memory.name(value, name)
-    given = _GivenTensors(memory, arguments)
-    given.__dict__["label"] = case.label
+    given = GivenTensors(memory, arguments, case.label)
     torch.manual_seed(seed)
     with warnings.catch_warnings(), memory.watched():
         warnings.simplefilter("ignore")  # numpy's, of the NaN and Inf that a GPU computes without a word
