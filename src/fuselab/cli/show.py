@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from fuselab.cli.app import Json, Out, app, print_json
-from fuselab.errors import UsageError
+from fuselab.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from fuselab.sweep.record import Sweep
 
 
 @app.command("list-runs")
@@ -43,11 +46,16 @@ def show(
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Show a run: what was measured, the kernels that were generated, every stage that was saved."""
+    """Show a run or a sweep: what was measured, the kernels that were generated, every stage that was saved."""
     from fuselab import runner, store
     from fuselab.report.document import run_document
     from fuselab.report.runs import run_view
 
+    if kernel is None and line is None and (found_sweep := _sweep_of(run_name, out)) is not None:
+        from fuselab.cli.sweep import print_sweep
+
+        print_sweep(found_sweep, as_json=as_json)
+        return
     run = store.open_run(run_name, out)
     outcome = runner.load_outcome(run)
     console = Console()
@@ -78,3 +86,13 @@ def show(
         print_json(run_document([outcome]))
     else:
         console.print(run_view(outcome.metadata, outcome.environment, outcome.measurements))
+
+
+def _sweep_of(name: str, out: Path) -> Sweep | None:
+    """The sweep of that name; ``latest`` alone means a run."""
+    from fuselab.sweep.record import open_sweep
+
+    try:
+        return None if name == "latest" else open_sweep(name, out)
+    except UnknownNameError:
+        return None

@@ -74,9 +74,9 @@ def sweep(
         done = conduct.begin(read, where, out, SweepWatcher(words), ["fuselab", *sys.argv[1:]])
     else:
         require_sweep_extra("distributed")
-        done = conduct.resume(open_sweep(str(resume), out), where, out, SweepWatcher(words))
-    failed, left = _show(done, out, as_json=as_json)
-    words.print(f"fuselab sweep-report {done.path.name}", highlight=False)
+        done = conduct.resume(open_sweep(str(resume), out), where, SweepWatcher(words))
+    failed, left = print_sweep(done, as_json=as_json)
+    words.print(f"the report: fuselab sweep-report {done.path.name}", highlight=False)
     if failed or left:
         said = [f"{failed} cell{'s' if failed > 1 else ''} failed" if failed else "", f"{left} left" if left else ""]
         words.print(f"[bold red]{', '.join(s for s in said if s)}[/]", highlight=False)
@@ -96,18 +96,6 @@ def list_sweeps(out: Out = Path("runs"), as_json: Json = False) -> None:
         Console().print(sweeps_view(records))
 
 
-@app.command("show-sweep")
-def show_sweep(
-    name: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's path or id, the start of it, or 'latest'.")],
-    out: Out = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """Show a sweep as it stands, running or not: cells by run, failures, what happened to workers."""
-    from fuselab.sweep.record import open_sweep
-
-    _show(open_sweep(name, out), out, as_json=as_json)
-
-
 @app.command("sweep-export")
 def sweep_export(
     name: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's path or id, the start of it, or 'latest'.")],
@@ -120,7 +108,7 @@ def sweep_export(
     from fuselab.sweep.record import open_sweep
     from fuselab.sweep.results import export, load_results
 
-    count = export(load_results(open_sweep(name, out), out), to)
+    count = export(load_results(open_sweep(name, out)), to)
     words.print(f"{count} cells in {escaped(str(to))}", highlight=False)
 
 
@@ -137,7 +125,7 @@ def sweep_report(
     from fuselab.sweep.record import open_sweep
     from fuselab.sweep.results import load_results
 
-    write_page(load_results(open_sweep(name, out), out), to, x=x, y=y)
+    write_page(load_results(open_sweep(name, out)), to, x=x, y=y)
     words.print(f"{escaped(str(to))}", highlight=False)
 
 
@@ -155,13 +143,13 @@ def _predict(plan: SweepPlan, out: Path, *, as_json: bool) -> None:
         Console().print(cost_view(cost.name, cost.device_type, cost.blocks, plan.models))
 
 
-def _show(found: Sweep, out: Path, *, as_json: bool) -> tuple[int, int]:
+def print_sweep(found: Sweep, *, as_json: bool) -> tuple[int, int]:
     """Print a sweep; the number of cells that failed and that are left."""
     from fuselab.report.document import run_document
     from fuselab.report.sweep import sweep_view
     from fuselab.sweep.results import load_results
 
-    results = load_results(found, out)
+    results = load_results(found)
     planned = {
         o.metadata.id: len(o.metadata.plan) * len(o.metadata.variants) * len(o.metadata.directions)
         for o in results.outcomes

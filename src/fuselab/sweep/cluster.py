@@ -114,6 +114,7 @@ def _local(where: Where, device: str) -> tuple[Any, dict[str, list[int]]]:
     count = min(where.workers or len(gpus) or 1, len(gpus) or os.cpu_count() or 1)
     shares = _shares(sorted(os.sched_getaffinity(0)), count) if gpus else []  # a CPU is timed as a whole
     options = {"nthreads": 1, "host": where.host, "memory_limit": 0, "dashboard_address": None}
+    options["silence_logs"] = logging.CRITICAL
     specification = {}
     for index in range(count):
         environment = {"CUDA_VISIBLE_DEVICES": gpus[index]} if gpus else {}

@@ -75,7 +75,7 @@ def begin(plan: SweepPlan, where: Where, out: Path, watcher: SweepWatcher, comma
     return sweep
 
 
-def resume(sweep: Sweep, where: Where, out: Path, watcher: SweepWatcher) -> Sweep:
+def resume(sweep: Sweep, where: Where, watcher: SweepWatcher) -> Sweep:
     """Go on with a sweep that did not finish.
 
     Raises:
@@ -91,7 +91,7 @@ def resume(sweep: Sweep, where: Where, out: Path, watcher: SweepWatcher) -> Swee
         record = sweep.record()
         books = _Books(sweep, record.budget, watcher)
         for entry in record.runs:
-            run = open_run(entry.run, out)
+            run = open_run(entry.run, sweep.path.parents[1])
             plan = _plan_of(run.metadata(), entry, registry)
             locks.enter_context(run.lock())
             books.add(run, plan, entry.code_sha256, run.environment(), entry)

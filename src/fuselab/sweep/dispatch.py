@@ -36,6 +36,12 @@ SCHEDULER_GRACE_S = 10.0
 PATIENCE_S = 120.0
 """How long a sweep with work left waits for a worker that can do it."""
 
+LATECOMERS_S = 60.0
+"""How long those that can measure wait for those that have not said so yet: they join when they do."""
+
+BUSY_S = 1800.0
+"""A worker answers after the unit that an earlier client left it with; that takes no longer than this."""
+
 RESUME = "what was measured is kept: fuselab sweep --resume goes on with it"
 
 
@@ -127,14 +133,17 @@ class Dispatch:
             WorkerError: none can, or there is none.
         """
         begin = time.monotonic()
-        while time.monotonic() - begin < self._patience_s:
+        while True:
             self._look()
             self._hear(None)
+            waited = time.monotonic() - begin
             asked = [seat for seat in self.seats.values() if seat.here is None and not seat.out]
             able = [seat for seat in self.seats.values() if seat.idle]
-            if able and not asked:
+            if able and (not asked or waited > LATECOMERS_S):
                 return able
-            if self.seats and not asked and not able:
+            if not asked and (self.seats or waited > self._patience_s):
+                break
+            if waited > BUSY_S:
                 break
         reasons = "; ".join(f"{seat.address}: {seat.out}" for seat in self.seats.values() if seat.out)
         raise WorkerError(

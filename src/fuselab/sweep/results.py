@@ -81,14 +81,14 @@ class Results:
                 yield {"sweep": self.record.id, "run": outcome.metadata.id, **row(cell)}
 
 
-def load_results(sweep: Sweep, out: Path) -> Results:
+def load_results(sweep: Sweep) -> Results:
     """What a sweep holds, running or not.
 
     Raises:
         StoreError: a run cannot be read; the sweep names it.
     """
     record = sweep.record()
-    root = sweep.path.parents[1] if not out.exists() else out
+    root = sweep.path.parents[1]  # runs lie beside the sweeps
     return Results(sweep, record, tuple(load_outcome(open_run(entry.run, root)) for entry in record.runs))
 
 
