@@ -541,7 +541,7 @@
       app.append(el("div", { class: "fp-top" }, form, this.wide), this.hits,
         el("div", { class: "fp-body" },
           el("nav", { class: "fp-side", "aria-label": "Kernels" }, this.narrowing, this.kernels),
-          el("div", { class: "fp-main" }, this.card, el("div", { class: "fp-bar" }, this.stages, el("span", { class: "fp-spring" }), this.quietButton, this.tintButton), this.absent, this.status, this.grid, keys)));
+          el("div", { class: "fp-main" }, this.card, el("div", { class: "fp-bar" }, this.stages), this.absent, el("div", { class: "fp-said" }, this.status, this.quietButton, this.tintButton), this.grid, keys)));
       document.addEventListener("keydown", (event) => {
         if (event.key === "Escape" && app.classList.contains("fp-wide")) this.expand(false);
         const typing = /^(?:INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName || "");
