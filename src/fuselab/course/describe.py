@@ -77,7 +77,8 @@ def _indices(flags: Tensor, noun: str) -> str:
     if all(b - a == step for a, b in pairwise(where)):
         if step == 1:
             return f"{noun}s {where[0]}..{where[-1]}"
-        return f"every {step}th {noun} from {where[0]} on" if len(where) > 2 else f"{noun}s {where[0]} and {where[1]}"
+        nth = {2: "second", 3: "third"}.get(step, f"{step}th")
+        return f"every {nth} {noun} from {where[0]} on" if len(where) > 2 else f"{noun}s {where[0]} and {where[1]}"
     return f"{len(where)} of {flags.numel()} {noun}s, the first {where[0]}"
 
 
