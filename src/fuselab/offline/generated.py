@@ -64,9 +64,9 @@ class Memory:
         self._strips.append((whole, strip, extent))
         return whole.as_strided(tuple(size), tuple(stride), strip)
 
-    def copied(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The same values, between strips; strides are kept."""
-        made = self.empty(tensor.shape, tensor.stride(), tensor.dtype)
+    def copied(self, tensor: torch.Tensor, stride: Sequence[int] | None = None) -> torch.Tensor:
+        """The same values, between strips; strides are kept, or as given."""
+        made = self.empty(tensor.shape, tensor.stride() if stride is None else stride, tensor.dtype)
         return made.copy_(tensor.detach())
 
     def check(self) -> None:

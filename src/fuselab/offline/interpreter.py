@@ -200,7 +200,8 @@ class _Run:
             else:
                 key = (source.kind, source.name)
                 if key not in ready:
-                    ready[key] = memory.copied(values[key])
+                    strides = replay.strides.get(source.name) if source.kind == "gradient" else None
+                    ready[key] = memory.copied(values[key], strides)
                 base = ready[key]
             if list(base.shape) == source.shape and list(base.stride()) == source.stride and not source.offset:
                 return base

@@ -67,6 +67,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """What the program returned, by name."""
     gradients: dict[str, Source | None] = {}
     """By what they belong to; None where there is none."""
+    strides: dict[str, list[int]] = {}
+    """Of the gradients that the backward starts from, by output: a device lays an output out in its own way."""
     problem: str = ""
     """Why it cannot be called again; empty where it can."""
 
@@ -82,6 +84,7 @@ class Recorder:
         self._kept: list[Any] = []  # a storage that is gone would give its place, and its name, to another
         self._files: list[tuple[str, Direction, dict[str, dict[str, Any]]]] = []
         self._calls: list[GraphCall] = []
+        self._strides: dict[str, list[int]] = {}
         self._problem = ""
 
     def name(self, kind: str, name: str, tensor: torch.Tensor) -> None:
@@ -93,6 +96,8 @@ class Recorder:
             stride=_numbers(tensor.stride()),
             offset=int(tensor.storage_offset()),
         )
+        if kind == "gradient":
+            self._strides[name] = source.stride
         self._remember(source, tensor)
 
     def lowered(
@@ -136,7 +141,7 @@ class Recorder:
         }
         if not self._calls:
             self._blame("no graph was generated")
-        return Replay(calls=self._calls, outputs=found, gradients=back, problem=self._problem)
+        return Replay(calls=self._calls, outputs=found, gradients=back, strides=self._strides, problem=self._problem)
 
     def _called(self, number: int, arguments: Sequence[Any], results: Any) -> None:
         file, direction, configs = self._files[number]
