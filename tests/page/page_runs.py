@@ -43,7 +43,7 @@ DYNAMO = """class GraphModule(torch.nn.Module):
 """
 POST_GRAD = """class GraphModule(torch.nn.Module):
     def forward(self, primals_1: "f32[ROWS, 256][256, 1]cpu", primals_2: "f32[ROWS, 256][256, 1]cpu"):
-        add: "f32[ROWS, 256][256, 1]cpu" = torch.ops.aten.add.Tensor(primals_1, primals_2);  primals_1 = primals_2 = None
+        add: "f32[ROWS, 256][256, 1]cpu" = torch.ops.aten.add.Tensor(primals_1, primals_2);  primals_1 = None
         sigmoid: "f32[ROWS, 256][256, 1]cpu" = torch.ops.aten.sigmoid.default(add)
         mul: "f32[ROWS, 256][256, 1]cpu" = torch.ops.aten.mul.Tensor(add, sigmoid);  add = sigmoid = None
         return (mul,)

@@ -12,12 +12,12 @@
     security   the Content-Security-Policy by the hashes of what is inline; redact: what ``--redact`` takes out
     notebook   the same page in a cell's output, with a static picture beside it
 
-The charts are SVG that Python writes, not specifications that a runtime draws. Vega-Lite by way of Altair and vl-convert
-was tried first. Its imports take 1.5 s of processor time, and each chart 0.13 s and 36 KB in marks that name colours: the
-some sixty charts of four experiments (two widths, two directions) would take 9 s and 2 MB of the 3 MB the page may
-have, once more for every run. Vega's runtime instead needs ``eval`` or an interpreter, and 800 KB. What is drawn here
-takes a millisecond a chart, its marks have classes, so that light and dark, hover and focus are a style sheet's matter,
-its text is text, and the picture without scripts is the same one.
+The charts are SVG that Python writes, not specifications that a runtime draws. Vega-Lite by way of Altair and
+vl-convert was tried first. Its imports take 1.5 s of processor time, and each chart 0.13 s and 36 KB in marks that name
+colours: the some sixty charts of four experiments (two widths, two directions) would take 9 s and 2 MB of the 3 MB
+that the page may have, once more for every run. Vega's runtime instead needs ``eval`` or an interpreter, and 800 KB.
+What is drawn here takes a millisecond a chart, its marks have classes, so that light and dark, hover and focus are a
+style sheet's matter, its text is text, and the picture without scripts is the same one.
 
 Nothing here imports torch. Every field of a run is text from elsewhere: Jinja2 escapes it in templates, ``drawing`` in
 pictures, and the policy lets nothing else run.

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from fuselab.report.text import printable
 
-__all__ = ["NARROW", "WIDE", "Chart", "Drawing", "Scale", "cut", "number"]
+__all__ = ["NARROW", "WIDE", "Chart", "Drawing", "Scale", "beside", "cut", "number"]
 
 WIDE = 1120
 """Width of a picture on a screen, in CSS pixels."""
@@ -154,6 +154,16 @@ class Drawing:
             + "".join(self._parts)
             + "</svg>"
         )
+
+
+def beside(number_of: int, of: int, step: float = 5.0) -> float:
+    """How far to the side a mark is drawn that shares its place with others, in pixels; the middle one stays.
+
+    Example:
+        >>> [beside(n, 3) for n in range(3)]
+        [-5.0, 0.0, 5.0]
+    """
+    return (number_of - (of - 1) / 2) * step
 
 
 def outline(shape: Shape, x: float, y: float, r: float) -> str:

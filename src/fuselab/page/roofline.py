@@ -15,7 +15,7 @@ from statistics import median
 
 from markupsafe import Markup
 
-from fuselab.page.drawing import NARROW, WIDE, Chart, Drawing, Scale
+from fuselab.page.drawing import NARROW, WIDE, Chart, Drawing, Scale, beside
 from fuselab.page.model import RunData, Variants, finite, groups_of
 from fuselab.records import Clock, Direction, Measurement, Status
 from fuselab.report import figures
@@ -145,9 +145,11 @@ def _draw(
             x(max(rate / ceilings[0][1], low_x)) if ceilings else left, y(rate), right, y(rate), "roof described"
         )
         drawing.text(right, y(rate) - 7, f"{_rate(rate)} {name}", "axis", "end")
+    names = list(dict.fromkeys(p.cell.variant for p in points))
     for point in points:
         place = variants.place(point.cell.variant)
-        drawing.mark(x(point.intensity), y(point.rate), place, _title(point), point.href, size=5)
+        aside = beside(names.index(point.cell.variant), len(names))
+        drawing.mark(x(point.intensity) + aside, y(point.rate), place, _title(point), point.href, size=5)
     start = 0.0 if drawing.narrow else left
     for order, (method, rate) in enumerate(ceilings[:3]):
         drawing.line(start, below - 4, start + 26, below - 4, f"roof measured r{order}")

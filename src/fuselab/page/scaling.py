@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fuselab.page.drawing import NARROW, WIDE, Chart, Drawing, Scale, number
+from fuselab.page.drawing import NARROW, WIDE, Chart, Drawing, Scale, beside, number
 from fuselab.page.model import RunData, Variants, finite, groups_of
 from fuselab.records import Direction, Measurement, Status
 from fuselab.report import figures
@@ -110,6 +110,7 @@ def _panel(
     for tick in x.ticks(4 if right - left > 200 else 3):
         drawing.text(x(tick), bottom + 18, _bytes(tick), "axis", "middle")
     drawing.text(right, bottom + 34, "fewest bytes that have to be moved", "axis", "end")
+    names = list(dict.fromkeys(p.cell.variant for p in points))
     for series in _series(points):
         place = variants.place(series[0].cell.variant)
         drawing.path([(x(p.moved), upper(p.time)) for p in series], f"trace v{place}")
@@ -117,9 +118,10 @@ def _panel(
     for point in points:
         place = variants.place(point.cell.variant)
         title = _title(run, point)
-        drawing.mark(x(point.moved), upper(point.time), place, title, f"#{point.href}", size=4)
+        at = x(point.moved) + beside(names.index(point.cell.variant), len(names), 4.0)
+        drawing.mark(at, upper(point.time), place, title, f"#{point.href}", size=4)
         if point.share is not None:
-            drawing.mark(x(point.moved), lower(point.share), place, title, f"#{point.href}", size=4)
+            drawing.mark(at, lower(point.share), place, title, f"#{point.href}", size=4)
     drawing.raw(f'<line class="axisline" x1="{number(left)}" x2="{number(right)}" y1="{bottom}" y2="{bottom}"/>')
 
 
