@@ -134,3 +134,20 @@ def test_every_mistake_can_be_found():
 def test_an_unknown_exercise_names_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean 'rms_norm_forward'"):
         exercise_named("rmsnorm_forward")
+
+
+def test_the_page_lists_the_exercises():
+    page = (HERE.parents[1] / "docs" / "exercises.md").read_text()
+    assert f"has {len(EXERCISES)} kernels to write" in page
+    for exercise in EXERCISES.values():
+        assert f"| {exercise.title} | {exercise.level} | `{exercise.call}` |" in page
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_is_printed(verdicts):
+    import msgspec
+
+    from fuselab.course.verdict import Verdict
+
+    shown = str(msgspec.convert(verdicts["wrong/rms_norm_forward/3"], Verdict))
+    assert shown in (HERE.parents[1] / "docs" / "exercises.md").read_text()
