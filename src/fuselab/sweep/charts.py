@@ -17,10 +17,10 @@ from fuselab.records import Measurement, Status, Verdict
 
 __all__ = ["Chart", "axes_of", "charts", "heat_map", "pareto", "pareto_front"]
 
-LARGEST_SIDE = 40
+LARGEST_SIDE = 24
 """Values on a side of a heat map beyond which nobody reads it."""
 
-MOST_POINTS = 5000
+MOST_POINTS = 2000
 """Points of one chart; more are a grey cloud."""
 
 MOST_CHARTS = 24

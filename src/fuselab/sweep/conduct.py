@@ -225,7 +225,8 @@ class _Books:
     def accept(self, unit: Unit, seat: Seat, result: UnitResult) -> None:
         """Append the cells that are new; a unit that lacks some goes back, or its cells say why there are none."""
         book = self.books[unit.run]
-        self._append(book, [m for m in result.measurements if self._belongs(book, unit, m)])
+        new = {m.key: m for m in reversed(result.measurements) if self._belongs(book, unit, m)}  # the first one counts
+        self._append(book, list(reversed(new.values())))
         missing = book.missing(unit.workload.key)
         if result.seconds:
             self._sweep.log(

@@ -21,7 +21,7 @@ import msgspec
 
 from fuselab.errors import StoreError, UnknownNameError, UsageError
 from fuselab.records import RunStatus
-from fuselab.store.files import append_batch, naming, read_batches, read_plain, write_atomically
+from fuselab.store.files import naming, read_batches, read_plain, write_atomically
 from fuselab.store.lock import RunLock, is_held
 from fuselab.store.redaction import scrub, scrub_command
 from fuselab.store.trust import make_directory, require_trusted
@@ -166,8 +166,10 @@ class Sweep:
             self.update(notes=[*notes, text])
 
     def log(self, unit: UnitLine) -> None:
-        """Append what a unit cost."""
-        append_batch(self.path / UNITS, [msgspec.json.encode(unit)])
+        """Append what a unit cost; not waited for, since predictions alone are made from it."""
+        path = self.path / UNITS
+        with naming("append to", path), path.open("ab") as file:
+            file.write(msgspec.json.encode(unit) + b"\n")
 
     def _read(self) -> SweepRecord:
         path = self.path / RECORD

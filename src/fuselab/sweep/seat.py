@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import os
@@ -154,7 +155,7 @@ def _experiment(request: UnitRequest) -> tuple[Experiment, ExperimentReference]:
         reference = msgspec.structs.replace(reference, target=placed_target(reference.target))
         experiment = experiment_from(reference.target, reference.arguments, seed=reference.seed)
     else:
-        registry = load_registry()
+        registry = _registry()
         if reference.name not in registry:
             raise UsageError(f"this worker has no experiment {reference.name!r}", hint="install its plugin there")
         experiment = registry[reference.name]
@@ -166,6 +167,12 @@ def _experiment(request: UnitRequest) -> tuple[Experiment, ExperimentReference]:
             hint="put the same file there: code does not travel with a sweep",
         )
     return experiment, reference
+
+
+@functools.cache
+def _registry() -> dict[str, Experiment]:
+    """Loaded once a process: looking for plugins takes longer than handing out a unit."""
+    return load_registry()
 
 
 def _plan(request: UnitRequest, experiment: Experiment, reference: ExperimentReference) -> Plan:
