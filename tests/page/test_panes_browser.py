@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from fuselab.store import Run
 pytestmark = pytest.mark.slow
 
 PATIENCE_MS = 60_000
+AXE = Path(__file__).with_name("axe") / "axe.min.js"
 PAYLOADS = (
     "</script><script>window.hit=1</script>",
     "<img src=x onerror=window.hit=1>",
@@ -215,6 +217,7 @@ def test_everything_is_reached_by_keyboard(drive: Callable[..., Driven], page_fi
     driven.page.keyboard.press("]")
     assert driven.page.evaluate("document.activeElement.closest('.fp-pane').dataset.stage") == "ptx"
     driven.page.keyboard.press("n")
+    assert violations(driven) == []
     active = driven.page.evaluate("document.activeElement.getAttribute('aria-activedescendant')")
     assert active == "fp-ptx-7"  # of the lit lines 7 and 8 the second, counted from 0
     driven.page.keyboard.press("/")
@@ -225,6 +228,18 @@ def test_everything_is_reached_by_keyboard(drive: Callable[..., Driven], page_fi
     assert driven.page.locator(".fp-wide").count() == 0
 
 
+def violations(driven: Driven) -> list[Any]:
+    """What axe-core finds to be serious in the panes."""
+    driven.page.evaluate(AXE.read_text(encoding="utf-8") + ";0")
+    found = driven.page.evaluate(
+        """axe.run({ include: [['#way-down']] }, { resultTypes: ['violations'] }).then((all) => all.violations
+             .filter((one) => ['serious', 'critical'].includes(one.impact))
+             .map((one) => [one.id, one.nodes.map((node) => node.html)]))"""
+    )
+    assert isinstance(found, list)
+    return found
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_narrow_window_has_one_pane_and_no_sideways_scroll(
     drive: Callable[..., Driven], page_file: Path, scheme: str
@@ -233,6 +248,7 @@ def test_a_narrow_window_has_one_pane_and_no_sideways_scroll(
     driven.goto(page_file, line_anchor(0, kernel_id(), "triton", 7))
     driven.page.wait_for_selector(".fp-selected")
     assert driven.page.locator(".fp-pane").count() == 1
+    assert violations(driven) == []
     assert driven.page.evaluate("document.documentElement.scrollWidth") <= 390
     badge = driven.page.locator('[data-stage-button="ptx"] .fp-badge')
     assert badge.inner_text() == "2"
@@ -254,20 +270,21 @@ def test_what_is_absent_says_why(drive: Callable[..., Driven], page_file: Path) 
     assert USER in shown
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_payloads_are_shown_and_run_nothing(drive: Callable[..., Driven], tmp_path: Path, payload: str) -> None:
+def test_payloads_are_shown_and_run_nothing(drive: Callable[..., Driven], tmp_path: Path) -> None:
     driven = drive()
-    driven.goto(
-        written(tmp_path / "page.html", made_run(tmp_path, payload=payload)), kernel_anchor(0, kernel_id(0, payload))
-    )
-    driven.page.wait_for_selector('.fp-pane[data-stage="ptx"] .fp-row')
-    assert driven.page.locator(".fp-title").text_content() == kernel_name(0) + payload
-    for stage in ("output_code", "sass"):
-        driven.open(stage)
-    driven.page.fill("#fp-query", payload[:6])
-    driven.until("!document.querySelector('.fp-hit-status').textContent.includes('…')")
-    assert driven.page.evaluate("window.hit") is None
-    assert driven.page.locator("img, iframe, svg, link, style:nth-of-type(2)").count() == 0
+    runs = [made_run(tmp_path, payload=payload) for payload in PAYLOADS]
+    driven.goto(written(tmp_path / "page.html", *runs))
+    for number, payload in enumerate(PAYLOADS):
+        driven.page.evaluate("to => { location.hash = to; }", kernel_anchor(number, kernel_id(0, payload)))
+        title = kernel_name(0) + payload
+        driven.until(f"document.querySelector('.fp-title')?.textContent === {json.dumps(title)}")
+        for stage in ("output_code", "sass", "user"):
+            driven.open(stage)
+        driven.page.select_option("#fp-scope", "one")
+        driven.page.fill("#fp-query", payload[:6])
+        driven.until("document.querySelector('.fp-hit-status').textContent.endsWith('lines')")
+        assert driven.page.evaluate("window.hit") is None, payload
+        assert driven.page.locator("img, iframe, svg, link, style:nth-of-type(2)").count() == 0, payload
     assert len(driven.asked) == 1
     assert driven.said == []
 

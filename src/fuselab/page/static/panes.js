@@ -414,7 +414,7 @@
         else highlight(text, this.stage.language, code);
       }
       const made = el("div", { class: "fp-row", role: "option", id: `fp-${this.stage.key}-${index}`, "data-at": i, "data-row": index,
-        "aria-posinset": i + 1, "aria-setsize": this.shown.length }, el("span", { class: "fp-label", text: row.label, "aria-hidden": "true" }), code);
+        "aria-posinset": i + 1, "aria-setsize": this.shown.length }, el("span", { class: "fp-label", text: row.label }), code);
       made.style.top = i * ROW + "px";
       this.dress(made, index);
       return made;
@@ -533,7 +533,7 @@
       this.stages = el("div", { class: "fp-stages", role: "group", "aria-label": "Panes" });
       this.quietButton = button("Tidy", true, () => { this.quiet = !this.quiet; this.quietButton.setAttribute("aria-pressed", String(this.quiet)); for (const pane of this.panes.values()) if (!pane.empty) { pane.filter(); pane.mark(); } }, "Hide what only records locations and lifetimes: #loc, .loc, !dbg, //##, = None");
       this.tintButton = button("Colours", true, () => { this.tinted = !this.tinted; this.tintButton.setAttribute("aria-pressed", String(this.tinted)); for (const pane of this.panes.values()) pane.mark(); }, "One tint for each statement, the same in every stage");
-      this.status = el("div", { class: "fp-status", role: "status", "aria-live": "polite" });
+      this.status = el("div", { class: "fp-status", role: "status", tabindex: "0", "aria-label": "What the selected line is of" });
       this.absent = el("p", { class: "fp-missing", hidden: true });
       this.grid = el("div", { class: "fp-grid" });
       const keys = el("p", { class: "fp-keys" });
@@ -586,7 +586,7 @@
         if (title + entry.run !== group) {
           group = title + entry.run;
           items = el("ul", {});
-          parts.push(el("h4", { text: title }), items);
+          parts.push(el("h3", { text: title }), items);
         }
         const facts = [entry.backend, entry.registers === undefined ? "" : `${entry.registers} regs`, entry.spills ? `${entry.spills} spilled` : ""].filter(Boolean).join(", ");
         items.append(el("li", {}, el("a", { href: this.address(number), "data-kernel": number, "aria-current": number === this.current ? "true" : null },
@@ -638,7 +638,7 @@
           }
         }
       }
-      if (!app.classList.contains("fp-wide")) (decoded[0] === "line" ? this.grid : app).scrollIntoView({ block: first || decoded[0] === "kernel" ? "start" : "nearest" });
+      if (!app.classList.contains("fp-wide")) (decoded[0] === "line" ? this.grid : app).scrollIntoView({ block: first || decoded[0] === "kernel" ? "start" : "nearest", behavior: first ? "instant" : "auto" });
       return true;
     }
     async show(number) {
@@ -799,8 +799,9 @@
       const numbers = this.scope.value === "one" && this.current !== null ? [this.current] : [...this.index.kernels.keys()];
       if (this.current !== null && numbers.length > 1) { numbers.splice(numbers.indexOf(this.current), 1); numbers.unshift(this.current); }
       const seen = new Set();
-      const add = (number, stage, label, address, text, at) => {
+      const add = (number, stage, label, address, line, found) => {
         hits++;
+        const text = line.trimStart(), at = Math.max(0, found - (line.length - text.length));
         const entry = this.index.kernels[number], code = el("code", {}), from = Math.max(0, at - 40);
         code.append((from ? "…" : "") + text.slice(from, at), el("mark", { text: text.slice(at, at + wanted.length) }), text.slice(at + wanted.length, at + wanted.length + 90));
         const link = el("a", { href: this.address(number, stage, address) }, el("span", { class: "fp-where" }, `${TITLES[stage][0]} ${label}`, el("span", { class: "fp-dim", text: ` ${entry.name}` })), code);
