@@ -44,7 +44,7 @@ def cut(text: str, width: float, character: float = CHARACTER) -> str:
 
     Example:
         >>> cut("4096x14336 bf16 form=swiglu", 100)
-        '4096x14336 bf1…'
+        '4096x14336 bf…'
     """
     text = printable(text)
     most = max(int(width / character + 1e-9), 1)
