@@ -7,7 +7,7 @@ Examples (a GPT-2 block with attention, a Llama MLP, a ViT block, a convolution 
 float32 and bfloat16, the experiments at widths from 256 to 131072, are inspected for an NVIDIA device of two
 generations and one of AMD's. A kernel that lacks a stage of its vendor, a configuration that did not compile, and a
 program that was not traced to its end each have to name a reason: what has none is listed as a fault, and the exit
-code is 1. The file is written after each case, so what was done stands when it is interrupted.
+code is 1. The file is written after each case, so what was done stands when it is interrupted, and `--resume` goes on.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ STAGES = {
 def _example(file: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"example_{file}", EXAMPLES / f"{file}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # Dynamo imports what a traced method's globals belong to
     spec.loader.exec_module(module)
     return module
 
@@ -165,9 +166,6 @@ def summary(case: Case, found: Any, seconds: float) -> dict[str, Any]:
             "library_calls": len(workload.calls),
             "configurations": sum(len(k.candidates) for k in triton),
             "configurations_that_do_not_fit": sum(bool(c.problem) for k in triton for c in k.candidates),
-            "with_occupancy": sum(k.occupancy is not None for k in triton),
-            "with_limiter": sum(bool(k.limiter) for k in triton),
-            "with_prediction": sum(getattr(k, "predicted", None) is not None for k in triton),
             "reasons": dict(Counter(f"{s}: {why}" for k in triton for s, why in k.absent.items())),
             "not_compiled": {failure.kernel: failure.error for failure in workload.failures},
             "faults": lacking,
@@ -210,6 +208,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after as many")
     parser.add_argument("--jobs", type=int, help="processes beside each other: as many as cores")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true", help="keep the cases of --out that have no fault")
     options = parser.parse_args()
     from fuselab.offline import inspect
 
@@ -218,6 +217,13 @@ def main() -> int:
     if options.case:
         asked = [case for case in asked if any(part in case.name for part in options.case)]
     results: list[dict[str, Any]] = []
+    if options.resume and options.out and options.out.is_file():
+        before = json.loads(options.out.read_text())["results"]
+        results = [
+            r for r in before if set(r["targets"]) == set(names) and not any(_bad(t) for t in r["targets"].values())
+        ]
+        asked = [case for case in asked if case.name not in {r["case"] for r in results}]
+    done = len(results)
     began = time.monotonic()
     for case in asked:
         if time.monotonic() - began > options.seconds:
@@ -236,16 +242,20 @@ def main() -> int:
             results.append(summary(case, found, time.monotonic() - started))
         _print(results[-1])
         if options.out:
-            text = json.dumps(document(results, names, len(asked) - len(results)), indent=1)
+            text = json.dumps(document(results, names, len(asked) + done - len(results)), indent=1)
             options.out.write_text(text + "\n")
-    whole = document(results, names, len(asked) - len(results))
+    whole = document(results, names, len(asked) + done - len(results))
     print({name: value for name, value in whole.items() if name != "results"})
     return 1 if whole["kernels_with_faults"] or whole["programs_traced"] < whole["programs"] else 0
 
 
+def _bad(target: dict[str, Any]) -> bool:
+    return not target["ok"] or bool(target["faults"]) or bool(target["not_compiled"])
+
+
 def _print(result: dict[str, Any]) -> None:
     for name, target in result["targets"].items():
-        mark = "ok" if target["ok"] and not target["faults"] and not target["not_compiled"] else "FAULT"
+        mark = "FAULT" if _bad(target) else "ok"
         print(f"{mark:6}{result['case']:36}{name:10}{target['kernels']:3} kernels  {result['seconds']:.0f} s")
         for kernel, said in {**target["faults"], **target["not_compiled"]}.items():
             print(f"      {kernel}: {said}")
