@@ -52,6 +52,12 @@ def uses_a_tensor(a, b):
     return launches(a, b) * TABLE
 
 
+@triton.autotune(configs=[triton.Config({}, num_warps=w) for w in (2, 4)], key=["N"])
+@triton.jit
+def autotuned(a_ptr, b_ptr, y_ptr, N, a_stride, b_stride, BLOCK: tl.constexpr):
+    tl.store(y_ptr, 0.0)
+
+
 def in_torch(a, b):
     return F.silu(a) * b
 

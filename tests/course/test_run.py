@@ -69,7 +69,7 @@ def cells():
 
 NAMES = [
     *("launches", "kernel", "uses_everything", "in_torch", "raises", "writes_to_its_input"),
-    *("another_shape", "another_dtype", "nothing", "two", "does_not_compile"),
+    *("another_shape", "another_dtype", "nothing", "two", "does_not_compile", "autotuned"),
 ]
 
 
@@ -106,6 +106,7 @@ def test_a_function_takes_along_what_it_uses(verdicts, name):
         ("nothing", Outcome.WRONG, "it returned nothing, not a tensor; asked for is swiglu_forward(a, b) -> y"),
         ("two", Outcome.WRONG, "it returned 2 results"),
         ("does_not_compile", Outcome.RAISED, "no_such_name"),
+        ("autotuned", Outcome.RAISED, "autotuning times its configurations, which takes a GPU"),
         ("syntax", Outcome.RAISED, "SyntaxError: expected ':'"),
         ("arguments", Outcome.RAISED, "missing 1 required positional argument: 'c'"),
         ("deep", Outcome.RAISED, "IndexError: pop from empty list"),

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["count_launches", "failed_line"]
+__all__ = ["NO_DRIVER", "count_launches", "failed_line"]
+
+NO_DRIVER = "0 active drivers"
+"""What triton says, among other words, when something has to be timed and there is no GPU."""
 
 
-def count_launches(namespace: dict[str, Any], launched: Callable[[], None]) -> bool:
-    """Have every launch of the kernels in a namespace noted; False when these kernels do not let themselves be watched.
+def count_launches(namespace: dict[str, Any], launched: Callable[[], None]) -> None:
+    """Have every launch of the kernels in a namespace noted.
 
     ``kernel[grid](...)`` calls ``kernel.run`` with the grid, for kernels compiled, interpreted and autotuned.
     """
     kernels = [v for v in namespace.values() if hasattr(v, "fn") and hasattr(v, "run") and hasattr(v, "__getitem__")]
     for kernel in kernels:
         kernel.run = _noting(kernel.run, launched)
-    return True
 
 
 def _noting(run: Callable[..., Any], launched: Callable[[], None]) -> Callable[..., Any]:

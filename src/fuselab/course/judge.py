@@ -28,7 +28,7 @@ from fuselab.course.exercises import Exercise, exercise_named
 from fuselab.course.exercises.exercise import Case
 from fuselab.course.given import DTYPES, CaseMaker, GivenTensors
 from fuselab.course.guard import Memory, untouched
-from fuselab.course.internals import count_launches, failed_line
+from fuselab.course.internals import NO_DRIVER, count_launches, failed_line
 from fuselab.course.mistakes import Trial, raised_by_dtype, recognise
 from fuselab.course.run import JudgeRequest, unfinished_verdict
 from fuselab.course.sources import Source
@@ -307,6 +307,8 @@ def _raised(verdict: Verdict, error: BaseException, source: Source, file: Path, 
     # Interpreter and compiler repeat the cause's words around it: the innermost says it shortest.
     says = str(shown) if not isinstance(shown, SyntaxError) else shown.msg
     words = f"{type(shown).__name__}: {says.strip()[-600:]}".replace(str(file), file.name)
+    if NO_DRIVER in words:
+        words = "autotuning times its configurations, which takes a GPU; the interpreter runs a single one"
     return _with(
         verdict,
         outcome=Outcome.RAISED,
