@@ -31,11 +31,14 @@ def ways(picture: Picture) -> tuple[str, str]:
     """What the two bars are called."""
     many = picture.eager.kernels
     operators = f"{many} operator{'s' if many != 1 else ''}"
-    # A backward graph is made of finer operators than eager's own formulas: that bar is not what eager does.
-    eager = picture.group.direction is Direction.FORWARD and picture.stage is Stage.DYNAMO_GRAPH
-    first = f"eager, {operators}" if eager else f"one by one, {operators}"
+    first = f"eager, {operators}" if _is_eager(picture) else f"one by one, {operators}"
     kernels = picture.fused.kernels
     return first, f"{picture.variant}, {kernels} kernel{'s' if kernels != 1 else ''}"
+
+
+def _is_eager(picture: Picture) -> bool:
+    """A backward graph is made of finer operators than eager's own formulas: its bar is not what eager does."""
+    return picture.group.direction is Direction.FORWARD and picture.stage is Stage.DYNAMO_GRAPH
 
 
 def saved(picture: Picture) -> str:
@@ -46,7 +49,8 @@ def saved(picture: Picture) -> str:
     if after >= before:
         return "Nothing is saved: there is no tensor that is written only to be read back."
     between = picture.eager.between - picture.fused.between
-    words = f"Fusion saves {figures.size(before - after)} of {figures.size(before)}, {(before - after) / before:.0%}"
+    against = "Fusion saves" if _is_eager(picture) else "Against a kernel for each operator, fusion saves"
+    words = f"{against} {figures.size(before - after)} of {figures.size(before)}, {(before - after) / before:.0%}"
     return f"{words}; {figures.size(between)} of it written only to be read back." if between > 0 else f"{words}."
 
 
@@ -97,7 +101,7 @@ def _bar(drawing: Drawing, movement: Movement, scale: Scale, y: float) -> None:
     shown = [p for p in pieces if p in kept]
     rest = sum(p.bytes for p in pieces) - sum(p.bytes for p in shown)
     if rest > 0:
-        shown.append(_Piece(rest, "read", "", f"{len(pieces) - len(shown)} smaller pieces: {figures.size(rest)}"))
+        shown.append(_Piece(rest, "rest", "", f"{len(pieces) - len(shown)} smaller pieces: {figures.size(rest)}"))
     at = 0
     for piece in shown:
         x = scale(at)
