@@ -69,12 +69,12 @@ class Place:
             check=False,
         )
 
-    def scheduler(self):
+    def scheduler(self, *options):
         """A scheduler of its own process; its address."""
         file = self.directory / f"scheduler-{len(self.processes)}.json"
         process = self.start(
             "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-            "--scheduler-file", file,
+            "--scheduler-file", file, *options,
         )  # fmt: skip
         until(file.exists, "the scheduler's start")
         return process, until(lambda: address_in(file), "the scheduler's address")

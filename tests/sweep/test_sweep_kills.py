@@ -22,7 +22,7 @@ KILLS = int(os.environ.get("FUSELAB_SWEEP_KILLS", "2"))
 HUNDRED = """
 name = "hundred"
 device = "cpu"
-variants = ["eager", "compile", "triton", "compile-max-autotune"]
+variants = ["eager", "compile"]
 directions = "forward"
 budget.check_s = 12
 
@@ -30,7 +30,11 @@ budget.check_s = 12
 name = "silu"
 shape = "{rows}x64"
 [experiment.axes]
-rows = [17, 2, 25, 3, 33, 4, 41, 5, 49, 57, 65, 73, 81, 89, 97, 105, 113, 121, 129, 137, 145, 153, 161, 169, 177]
+rows = [
+17, 2, 25, 3, 33, 4, 41, 5, 49, 57, 65, 73, 81, 89, 97, 105, 113, 121, 129, 137, 145, 153, 161, 169, 177, 185,
+193, 201, 209, 217, 225, 233, 241, 249, 257, 265, 273, 281, 289, 297, 305, 313, 321, 329, 337, 345, 353, 361,
+369, 377,
+]
 """
 
 PLANTED = {

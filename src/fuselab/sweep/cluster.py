@@ -85,7 +85,7 @@ def opened(where: Where, device: str) -> Iterator[Cluster]:
         cluster: Any = None
         cores: dict[str, list[int]] = {}
         if where.scheduler is None:
-            cluster, cores = _made(where) if where.cluster else _local(where, device)
+            cluster, cores = _made(where) if where.cluster else _local(where, device, security)
         try:
             address = where.scheduler if where.scheduler is not None else cluster.scheduler_address
             try:
@@ -106,15 +106,22 @@ def opened(where: Where, device: str) -> Iterator[Cluster]:
                 cluster.close()
 
 
-def _local(where: Where, device: str) -> tuple[Any, dict[str, list[int]]]:
+def _local(where: Where, device: str, security: Any) -> tuple[Any, dict[str, list[int]]]:
     """A cluster of this host's own: one worker for each GPU and its own cores, or one for the CPU."""
+    encrypted = bool(security.tls_ca_file)
+    if where.host not in (LOOPBACK, "localhost", "::1") and not encrypted:
+        raise UsageError(
+            f"--host {where.host} would let whoever reaches it run code here",
+            hint="set distributed.comm.tls in Dask's configuration first (docs/sweep.md), or keep to 127.0.0.1",
+        )
     distributed = importlib.import_module("distributed")
+    protocol = "tls" if encrypted else "tcp"
     device_type = resolve(device)
     gpus = _gpus() if device_type == "cuda" else []
     count = min(where.workers or len(gpus) or 1, len(gpus) or os.cpu_count() or 1)
     shares = _shares(sorted(os.sched_getaffinity(0)), count) if gpus else []  # a CPU is timed as a whole
     options = {"nthreads": 1, "host": where.host, "memory_limit": 0, "dashboard_address": None}
-    options["silence_logs"] = logging.CRITICAL
+    options |= {"silence_logs": logging.CRITICAL, "security": security, "protocol": protocol}
     specification = {}
     for index in range(count):
         environment = {"CUDA_VISIBLE_DEVICES": gpus[index]} if gpus else {}
@@ -129,9 +136,16 @@ def _local(where: Where, device: str) -> tuple[Any, dict[str, list[int]]]:
             workers=specification,
             scheduler={
                 "cls": distributed.Scheduler,
-                "options": {"host": where.host, "port": 0, "dashboard": dashboard is not None,
-                            "dashboard_address": dashboard},
+                "options": {
+                    "host": where.host,
+                    "port": 0,
+                    "protocol": protocol,
+                    "security": security,
+                    "dashboard": dashboard is not None,
+                    "dashboard_address": dashboard,
+                },
             },
+            security=security,
             silence_logs=logging.CRITICAL,
         )  # fmt: skip
     except (OSError, RuntimeError) as error:
