@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 from fuselab.offline.messages import Candidate, KernelFailure
 from fuselab.records import Kernel
 
-__all__ = ["KernelWatch"]
+__all__ = ["KernelWatch", "candidates_of"]
 
 _CHOSEN_BY = "the heuristic's first choice; nothing was measured"
 
@@ -37,6 +38,8 @@ class KernelWatch:
             launcher = by_config.get(id(result.config))
             found.append(_candidate(result.config, launcher, first=bool(launchers) and launcher is launchers[0]))
         self.candidates[name] = found
+        # A forward and a backward may each have a kernel of one name: the compilation tells them apart.
+        self.candidates.update({f"{name}@{c.triton_hash}": found for c in found if c.triton_hash})
         if launchers:
             autotuner.launchers[:] = launchers[:1]
 
@@ -48,16 +51,21 @@ class KernelWatch:
 
     def completed(self, kernel: Kernel, into: Path) -> Kernel:
         """The kernel's record, its card saying how the configuration was chosen and which the others are."""
-        candidates = self.candidates.get(kernel.name)
-        if kernel.backend != "triton" or not candidates:
+        if kernel.backend != "triton" or not self.candidates.get(kernel.name):
             return kernel
         card = into / Path(kernel.file_path).parent / "card.json"
         if card.is_file():
             document = msgspec.json.decode(card.read_bytes(), type=dict[str, Any])
+            candidates = candidates_of(self.candidates, kernel.name, document)
             document["configuration_chosen_by"] = _CHOSEN_BY
             document["candidates"] = msgspec.to_builtins(candidates)
             card.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
         return kernel
+
+
+def candidates_of(known: Mapping[str, list[Candidate]], name: str, card: Mapping[str, Any]) -> list[Candidate]:
+    """The configurations of a kernel, by its compilation where that is known, else by its name."""
+    return known.get(f"{name}@{card.get('triton_hash')}") or known.get(name, [])
 
 
 def _candidate(config: Any, launcher: Any, *, first: bool) -> Candidate:

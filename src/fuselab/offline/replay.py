@@ -117,7 +117,7 @@ class Recorder:
             name: {**c.config, "num_warps": c.num_warps}
             for name, found in self._candidates.items()
             for c in found
-            if c.first
+            if c.first and "@" not in name
         }
         self._files.append((file, direction, firsts))
 

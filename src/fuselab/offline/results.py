@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from fuselab.ir.prediction import TimePrediction, predict_time, work_of
+from fuselab.offline.kernels import candidates_of
 from fuselab.offline.messages import Answer, Candidate, KernelFailure, LibraryCall, TemplateChoice, Way
 from fuselab.records import Artifact, Direction, Kernel, TensorCheck, Workload
 from fuselab.targets import Target
@@ -212,16 +213,11 @@ def workload_result(workload: Workload, way: Way, answer: Answer, staging: Path,
     for artifact in answer.artifacts:
         if artifact.kernel_id is not None and artifact.path is None:
             absent.setdefault(artifact.kernel_id, {})[artifact.stage.value] = artifact.absent
-    kernels = [
-        _kernel(
-            kernel,
-            _card(kernel, staging),
-            absent.get(kernel.kernel_id, {}),
-            answer.candidates.get(kernel.name, []),
-            target,
-        )
-        for kernel in answer.kernels
-    ]
+    kernels = []
+    for kernel in answer.kernels:
+        card = _card(kernel, staging)
+        candidates = candidates_of(answer.candidates, kernel.name, card)
+        kernels.append(_kernel(kernel, card, absent.get(kernel.kernel_id, {}), candidates, target))
     return WorkloadResult(
         workload=workload.label,
         key=workload.key,
