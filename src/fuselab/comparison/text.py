@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fuselab.comparison.records import StageDifference
 from fuselab.records import Stage
@@ -34,6 +34,7 @@ _PTX_LABEL = re.compile(r"\$L__\w+")
 _SASS_ADDRESS = re.compile(r"/\*[0-9a-f]+\*/")
 _SASS_REGISTER = re.compile(r"\b(?P<kind>UR|UP|R|P|B)\d+\b")
 _ASSEMBLY_ADDRESS = re.compile(r"^\s*[0-9a-f]+:\s*(?:(?:[0-9a-f]{2} )+\s*)?")
+_NOTES = re.compile(r"(?<=,) (?=')")
 _DEBUG_DIRECTIVES = (".loc", ".file", ".section\t.debug", ".b8", ".b32", ".b64", "$L__", "//", ".cfi_")
 
 
@@ -76,29 +77,29 @@ def difference(base: list[str], new: list[str], stage: Stage, labels: tuple[str,
 
 
 def _by_stage(lines: Iterable[str], stage: Stage) -> Iterable[str]:
-    match stage:
-        case Stage.TTIR | Stage.TTGIR:
-            return (_mlir(line) for line in lines if not _MLIR_ALIAS.match(line))
-        case Stage.LLIR:
-            return (_llvm(line) for line in lines if not line.startswith(("!", "; ModuleID", "source_filename")))
-        case Stage.PTX:
-            return _ptx(lines)
-        case Stage.SASS:
-            return (_sass(line) for line in lines)
-        case Stage.ASSEMBLY | Stage.AMDGCN:
-            return (_assembly(line) for line in lines)
-        case _:
-            return lines
+    if stage is Stage.PTX:
+        return _ptx(lines)
+    clean = _LINES.get(stage, lambda line: [line])
+    return (part for line in lines for part in clean(line))
 
 
-def _mlir(line: str) -> str:
+def _triton(line: str) -> list[str]:
+    """The line; the compiler's notes of a kernel are one of 1,500 characters, and a note by itself is to be read."""
+    return _NOTES.split(line) if line.lstrip().startswith(("triton_meta=", "inductor_meta=")) else [line]
+
+
+def _mlir(line: str) -> list[str]:
+    if _MLIR_ALIAS.match(line):
+        return []
     without = _MLIR_LOCATION.sub("", line) if "loc(" in line else line
-    return _MLIR_VALUE.sub(lambda m: f"%{m['name'] or ''}", without).rstrip()
+    return [_MLIR_VALUE.sub(lambda m: f"%{m['name'] or ''}", without).rstrip()]
 
 
-def _llvm(line: str) -> str:
+def _llvm(line: str) -> list[str]:
+    if line.startswith(("!", "; ModuleID", "source_filename")) or "#dbg_" in line:
+        return []
     without = _LLVM_DEBUG.sub("", line).split(" !dbg", 1)[0]
-    return "" if "#dbg_" in line else _LLVM_NUMBER.sub(lambda m: m["sign"], without).rstrip()
+    return [_LLVM_NUMBER.sub(lambda m: m["sign"], without).rstrip()]
 
 
 def _ptx(lines: Iterable[str]) -> Iterable[str]:
@@ -111,13 +112,24 @@ def _ptx(lines: Iterable[str]) -> Iterable[str]:
             yield _PTX_REGISTER.sub(lambda m: f"%{m['kind']}", text)
 
 
-def _sass(line: str) -> str:
+def _sass(line: str) -> list[str]:
     text = _SASS_ADDRESS.sub("", line).strip()
     if text.startswith(("//", ".")) or not text:
-        return ""
-    return " ".join(_SASS_REGISTER.sub(lambda m: m["kind"], text).split())
+        return []
+    return [" ".join(_SASS_REGISTER.sub(lambda m: m["kind"], text).split())]
 
 
-def _assembly(line: str) -> str:
+def _assembly(line: str) -> list[str]:
     text = _ASSEMBLY_ADDRESS.sub("", line).strip()
-    return "" if text.startswith(_DEBUG_DIRECTIVES) or text.startswith("#") else " ".join(text.split())
+    return [] if text.startswith((*_DEBUG_DIRECTIVES, "#")) else [" ".join(text.split())]
+
+
+_LINES: dict[Stage, Callable[[str], list[str]]] = {
+    Stage.TRITON: _triton,
+    Stage.TTIR: _mlir,
+    Stage.TTGIR: _mlir,
+    Stage.LLIR: _llvm,
+    Stage.SASS: _sass,
+    Stage.ASSEMBLY: _assembly,
+    Stage.AMDGCN: _assembly,
+}

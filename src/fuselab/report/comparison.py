@@ -337,7 +337,6 @@ def _kernels(one: SideComparison, width: int) -> Iterator[Text]:
     same = sum(kernel.same for kernel in one.kernels)
     changed = [kernel for kernel in one.kernels if not kernel.same]
     yield Text(f"kernels: {same} of {len(one.kernels)} the same", "bold")
-    rows = []
     for kernel in changed[:_KERNELS_SHOWN]:
         side = kernel.new or kernel.base
         if side is None:
@@ -346,17 +345,13 @@ def _kernels(one: SideComparison, width: int) -> Iterator[Text]:
         facts = ", ".join(f"{name} {before} -> {after}" for name, before, after in moved[:_FACTS_SHOWN])
         if len(moved) > _FACTS_SHOWN:
             facts += f" and {len(moved) - _FACTS_SHOWN} more"
+        title = Text.assemble("  ", (one_line(side.name, 64), "cyan"), f"  {_place(kernel)}", no_wrap=True)
+        title.truncate(width, overflow="ellipsis")
+        yield title
         style = {KernelMatch.GONE: "yellow", KernelMatch.NEW: "yellow"}.get(kernel.match, "")
-        rows.append(
-            Text.assemble("  ", (one_line(side.name, 64), "cyan"), f"  {kernel.direction.value} {kernel.workload}")
-        )
-        rows.append(Text.assemble("    ", (printable(kernel_words(kernel)), style)))
+        yield from _wrapped("   ", printable(kernel_words(kernel)), width, style)
         if facts:
-            rows.append(Text(f"    {printable(facts)}", "dim"))
-    for row in rows:
-        row.truncate(width, overflow="ellipsis")
-        row.no_wrap = True
-        yield row
+            yield from _wrapped("   ", printable(facts), width, "dim")
     if len(changed) > _KERNELS_SHOWN:
         yield Text(f"  and {len(changed) - _KERNELS_SHOWN} more: --json, --html", "dim")
     if changed:
@@ -410,6 +405,10 @@ def _wrapped(mark: str, words: str, width: int, style: str) -> Iterator[Text]:
     lead = len(mark) + 1 if mark else _GAP
     for number, line in enumerate(textwrap.wrap(words, max(width - lead, _LEAST_WIDTH)) or [""]):
         yield Text.assemble((mark.ljust(lead) if number == 0 else " " * lead, "yellow"), (line, style))
+
+
+def _place(kernel: KernelChange) -> str:
+    return printable(f"{kernel.direction.value} {kernel.workload}")
 
 
 def _threshold(share: float) -> str:
