@@ -84,4 +84,5 @@ def test_a_sweep_over_tls_and_no_word_without_the_certificate(place):
     place.environment = plain
     refused = place.fuselab("sweep", "plan.toml", "--scheduler", address)
     assert refused.returncode == 2
-    assert "no Dask scheduler answers" in refused.stderr
+    assert "has no certificates" in refused.stderr
+    assert "distributed.comm.tls" in refused.stderr

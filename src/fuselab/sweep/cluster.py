@@ -80,6 +80,11 @@ def opened(where: Where, device: str) -> Iterator[Cluster]:
     require_sweep_extra("distributed")
     dask, distributed = importlib.import_module("dask"), importlib.import_module("distributed")
     security = importlib.import_module("distributed.security").Security()
+    if (where.scheduler or "").startswith("tls://") and not security.tls_ca_file:
+        raise UsageError(
+            f"{where.scheduler} speaks TLS, and Dask's configuration here has no certificates",
+            hint="set distributed.comm.tls: docs/sweep.md",
+        )
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says of lost workers, we say in our words
     with dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT_S}s"}):
         cluster: Any = None

@@ -11,7 +11,10 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from fuselab.records import Artifact, CellKey, Kernel, Measurement
+from fuselab.store import scrub
 from fuselab.store.files import naming, safe_name
 
 __all__ = ["Desk"]
@@ -35,8 +38,11 @@ class Desk:
         return set(self._finished)
 
     def append(self, measurements: Sequence[Measurement]) -> None:
-        """Keep cells until the unit is done."""
-        self.cells += measurements
+        """Keep cells until the unit is done, their words without secrets: they travel and are shown before that."""
+        self.cells += [
+            msgspec.structs.replace(m, reason=scrub(m.reason), warnings=[scrub(w) for w in m.warnings])
+            for m in measurements
+        ]
         self._finished.update(m.key for m in measurements)
 
     def staging(self, name: str) -> Path:
