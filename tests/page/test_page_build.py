@@ -156,6 +156,15 @@ def test_runs_without_measurements(tmp_path: Path, status: RunStatus, said: str)
         assert "StoreError: the disk is full" in page.text
 
 
+def test_a_described_device_was_not_measured(tmp_path: Path) -> None:
+    run = empty_run(tmp_path)
+    described = msgspec.structs.replace(run.environment(), device_type="described")
+    (run.path / "environment.json").write_bytes(msgspec.json.encode(described))
+    page = Page(build([run]))
+    assert "Nothing was compared: the device is described, nothing was measured." in page.text
+    assert "Described device: what would run there, nothing was measured" in page.text
+
+
 def test_one_sample_has_no_spread(tmp_path: Path) -> None:
     def one_sample(cells: list) -> list:
         return [msgspec.structs.replace(c, samples=c.samples[:1], low_ns=None, high_ns=None) for c in cells]

@@ -97,6 +97,7 @@ def run(
 
 
 def _print_outcomes(outcomes: list[Outcome], *, as_json: bool) -> None:
+    from fuselab.page.build import REPORT
     from fuselab.report.document import run_document
     from fuselab.report.summary import next_step, summary_view
 
@@ -105,6 +106,10 @@ def _print_outcomes(outcomes: list[Outcome], *, as_json: bool) -> None:
         return
     Console().print(summary_view(outcomes))
     words.print(next_step(outcomes), highlight=False)
+    first = outcomes[0].path
+    page = (first if len(outcomes) == 1 else first.parent.parent) / REPORT
+    if page.is_file():
+        words.print(f"report: {escaped(str(page))}", highlight=False)
 
 
 def _judge(outcomes: list[Outcome], *, strict: bool) -> None:

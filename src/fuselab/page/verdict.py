@@ -236,6 +236,8 @@ def _is_cpu(runs: Sequence[RunData]) -> bool:
 
 
 def _why_nothing(runs: Sequence[RunData]) -> str:
+    if all(run.environment.device_type == "described" for run in runs):
+        return "the device is described, nothing was measured"
     states = {run.metadata.status for run in runs}
     if not any(run.cells for run in runs):
         if RunStatus.FAILED in states:
