@@ -13,9 +13,11 @@ from fuselab.offline import guard
 from fuselab.offline.cannot import LOOPS, cannot, why_it_stopped
 from fuselab.offline.children import run_process
 from fuselab.offline.inspection import inspect
-from fuselab.offline.interpreted import fewer_rows, interpret_request, smaller
+from fuselab.offline.interpreted import fewer_rows, interpret_request, interpreted, smaller
 from fuselab.offline.messages import DESCRIBED, Answer, Request
 from fuselab.offline.replay import FILE, FOLDER, Replay
+from fuselab.offline.results import WorkloadResult
+from fuselab.offline.selection import choose
 from fuselab.records import Direction, Workload
 from fuselab.targets import find
 
@@ -157,3 +159,25 @@ def test_the_command_says_what_agrees_and_random_numbers_are_the_same(described:
     shown = " ".join(done.stdout.split())
     assert "results agree with eager" in shown
     assert "predicted, not measured" in shown
+
+
+@pytest.mark.parametrize(
+    ("variant", "numpy", "reason"), [("triton", "2.4", "by hand"), ("compile", None, "needs numpy")]
+)
+def test_what_cannot_be_interpreted_at_all_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, variant: str, numpy: str | None, reason: str
+) -> None:
+    monkeypatch.setattr("fuselab.offline.interpreted.installed", lambda _name: numpy)
+    chosen = choose("rms_norm", variant=variant)
+    found = WorkloadResult(workload="w", key="w", ok=True)
+    run = interpreted(lambda *_: pytest.fail("a process was started"), chosen, chosen.workloads[0], found, 1.0)
+    assert run.status == "not run"
+    assert reason in run.reason
+    failed = interpreted(
+        lambda *_: pytest.fail("a process was started"),
+        chosen,
+        chosen.workloads[0],
+        WorkloadResult(workload="w", key="w", ok=False, reason="4711"),
+        1.0,
+    )
+    assert "4711" in failed.reason

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from fuselab.experiment import VariantKind
 from fuselab.experiments.arguments import TensorSpec, parse_argument
 from fuselab.experiments.user import experiment_from
 from fuselab.offline.children import run_process
@@ -23,6 +24,7 @@ from fuselab.offline.replay import FILE, FOLDER, Replay
 from fuselab.offline.results import InterpretedRun, WorkloadResult
 from fuselab.offline.selection import Chosen
 from fuselab.records import Workload
+from fuselab.versions import installed
 
 __all__ = ["TemporaryFolder", "fewer_rows", "interpret_request", "interpreted", "smaller"]
 
@@ -31,6 +33,8 @@ ROWS = 8
 """Rows that are left; the worker's hand-written kernels are checked on as many."""
 MOST_ELEMENTS = 1 << 20
 """Of an input that is interpreted."""
+BY_HAND = "these kernels are written by hand: `fuselab run` without a GPU interprets and checks them"
+NO_NUMPY = "Triton's interpreter needs numpy, which is not installed"
 
 Traced = Callable[[Workload, Sequence[str]], tuple[Request, Answer, TemporaryFolder]]
 
@@ -94,6 +98,10 @@ def interpreted(
     """
     if not found.ok:
         return InterpretedRun(status="not run", reason=f"the program was not traced: {found.reason}")
+    if chosen.experiment.variant(chosen.variant).kind is not VariantKind.COMPILED:
+        return InterpretedRun(status="not run", reason=BY_HAND)
+    if installed("numpy") is None:
+        return InterpretedRun(status="not run", reason=NO_NUMPY)
     reason = "nothing is known of its inputs that could be made smaller, and they are too large to interpret"
     for small, arguments in _attempts(chosen, workload):
         request, answer, folder = trace(small, arguments)
@@ -141,7 +149,7 @@ def interpret_request(
         words = log.read()[-2000:].decode(errors="replace").strip().splitlines()
     now = into / NOW
     running = now.read_text() if now.is_file() else ""
-    said = problem or (words[-1] if words else "the process gave no answer")
+    said = ": ".join([problem or "the process gave no answer", *words[-1:]])
     where = f"{running}: " if running else ""
     # A kernel that reads or writes where nothing is ends the process, as it would fault on a device.
     crashed = "died by SIGSEGV" in said or "died by SIGBUS" in said or "died by SIGABRT" in said
