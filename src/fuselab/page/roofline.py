@@ -61,7 +61,7 @@ def uncounted(runs: Sequence[RunData]) -> list[str]:
 
 
 def _points(run: RunData, direction: Direction) -> list[_Point]:
-    found = []
+    found: list[_Point] = []
     for group in groups_of(run):
         for cell in group.cells:
             if group.direction is not direction or cell.status is not Status.OK or cell.correct is False:

@@ -43,7 +43,7 @@ def scaling_chart(runs: Sequence[RunData], variants: Variants, direction: Direct
 
 
 def _points(run: RunData, direction: Direction) -> list[_Point]:
-    found = []
+    found: list[_Point] = []
     for group in groups_of(run):
         for cell in group.cells:
             times = finite([cell.median_ns])
