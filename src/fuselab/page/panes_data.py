@@ -127,7 +127,8 @@ class _Pages:
     def _place(self, place: Place, kernels: Sequence[Kernel], artifacts: Sequence[Artifact]) -> None:
         chain, no_chain = self._chain(place, artifacts)
         graphs = list(chain.graphs) if chain else [ChainGraph(number=0)]
-        of_kernel = {kernel.kernel_id: graph for graph in graphs for kernel in graph.kernels}
+        of_kernel = {kernel.kernel_id: (graph, kernel) for graph in graphs for kernel in graph.kernels}
+        nowhere = graphs[0] if graphs else ChainGraph(number=0)
         names: dict[int, str] = {}
         own: dict[str | None, list[Artifact]] = {}
         for artifact in artifacts:
@@ -136,10 +137,9 @@ class _Pages:
             if len(self.index["kernels"]) >= self.texts.limits.kernels:
                 self.index["left_out"] += 1
                 continue
-            graph = of_kernel.get(kernel.kernel_id, graphs[0] if graphs else ChainGraph(number=0))
+            graph, chained = of_kernel.get(kernel.kernel_id, (nowhere, None))
             if graph.number not in names:
                 names[graph.number] = self._graph(place, graph, own.get(None, ()), no_chain)
-            chained = next((k for k in graph.kernels if k.kernel_id == kernel.kernel_id), None)
             self._list(place, kernel, self._kernel(kernel, chained, own.get(kernel.kernel_id, ())), names[graph.number])
         texts = any(artifact.path and artifact.stage in _GRAPH_STAGES for artifact in artifacts)
         for graph in graphs if texts and not kernels else ():

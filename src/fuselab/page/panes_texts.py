@@ -84,5 +84,5 @@ class Documents:
         if digest not in self._known:
             self._known[digest] = f"{prefix}{len(self.data)}"
             # No time stamp, so that the same runs make the same page.
-            self.data[self._known[digest]] = gzip.compress(encoded, 9 if len(encoded) < 1 << 20 else 6, mtime=0)
+            self.data[self._known[digest]] = gzip.compress(encoded, 6, mtime=0)
         return self._known[digest]

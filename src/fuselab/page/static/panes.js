@@ -330,7 +330,7 @@
 
   class Pane {
     constructor(stage, view) {
-      this.stage = stage; this.view = view; this.drawn = new Map(); this.lit = new Set(); this.cursor = -1; this.selected = false;
+      this.stage = stage; this.view = view; this.drawn = new Map(); this.lit = new Set(); this.near = new Set(); this.cursor = -1; this.selected = false;
       const id = "fp-pane-" + stage.key;
       this.count = el("span", { class: "fp-count" });
       const tool = (text, label, act) => el("button", { type: "button", class: "fp-tool", text, "aria-label": label, title: label, onclick: act });
@@ -360,6 +360,8 @@
       this.scroller.addEventListener("scroll", () => this.draw(), { passive: true });
       this.scroller.addEventListener("click", (event) => this.clicked(event));
       this.scroller.addEventListener("keydown", (event) => this.keyed(event));
+      this.scroller.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") view.point(stage.key, event.target.closest?.(".fp-row")); }, { passive: true });
+      this.scroller.addEventListener("pointerleave", () => view.point(stage.key, null));
       this.scroller.addEventListener("focus", () => { if (this.cursor < 0 && this.shown.length) { this.cursor = this.firstUseful(); this.mark(); } });
       this.watcher = new ResizeObserver(() => this.draw());
       this.watcher.observe(this.scroller);
@@ -422,7 +424,7 @@
     dress(made, index) {
       const row = this.stage.rows[index], tint = this.view.tinted ? this.view.related?.tintOf(this.stage.key, index) : undefined;
       made.className = "fp-row" + (row.head ? " fp-file" : "") + (row.remark ? " fp-remark" : "") + (row.gap ? " fp-gap" : "") + (row.broken ? " fp-broken" : "") +
-        (tint === undefined ? "" : " fp-t" + tint) + (this.lit.has(index) ? " fp-lit" : "") + (this.selected && index === this.cursor ? " fp-selected" : "") +
+        (tint === undefined ? "" : " fp-t" + tint) + (this.lit.has(index) ? " fp-lit" : "") + (this.near.has(index) ? " fp-near" : "") + (this.selected && index === this.cursor ? " fp-selected" : "") +
         (index === this.cursor ? " fp-cursor" : "");
       made.setAttribute("aria-selected", String(this.lit.has(index)));
     }
@@ -754,6 +756,20 @@
       }
       this.buttons();
       this.describe(found);
+    }
+    // What the pointer is over shows its counterparts faintly; selecting them is a click.
+    point(key, row) {
+      const at = row ? `${key} ${row.dataset.row}` : "";
+      if (at === this.pointed) return;
+      this.pointed = at;
+      clearTimeout(this.pointing);
+      this.pointing = setTimeout(() => {
+        const lit = at && this.related ? this.related.relate(key, Number(row.dataset.row)).lit : new Map();
+        for (const [stage, pane] of this.panes) {
+          const near = lit.get(stage) || new Set();
+          if (near.size || pane.near.size) { pane.near = near; pane.mark(); }
+        }
+      }, at ? 40 : 0);
     }
     describe(found) {
       const { key, row } = this.selection, stage = this.stageMap.get(key), parts = [];
