@@ -79,8 +79,12 @@ def difference(base: list[str], new: list[str], stage: Stage, labels: tuple[str,
 def _by_stage(lines: Iterable[str], stage: Stage) -> Iterable[str]:
     if stage is Stage.PTX:
         return _ptx(lines)
-    clean = _LINES.get(stage, lambda line: [line])
+    clean = _LINES.get(stage, _as_it_is)
     return (part for line in lines for part in clean(line))
+
+
+def _as_it_is(line: str) -> list[str]:
+    return [line]
 
 
 def _triton(line: str) -> list[str]:
