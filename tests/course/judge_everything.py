@@ -42,7 +42,8 @@ def main(answer):
         solution = (material() / "solutions" / f"{name}.py").read_text()
         judged(f"solution/{name}", exercise, solution, f"{name}.py")
         judged(f"starter/{name}", exercise, (material() / "exercises" / f"{name}.py").read_text(), f"{name}.py")
-        for number, (right, wrong, _) in enumerate(WRONG[name]):
+        # Natively every answer is compiled for every input: two of each are a minute.
+        for number, (right, wrong, _) in enumerate(WRONG[name][: 2 if DEVICE == "cuda" else None]):
             assert right in solution, f"{name}: {right!r} is not in the solution"
             judged(f"wrong/{name}/{number}", exercise, solution.replace(right, wrong), f"{name}.py")
     Path(answer).write_bytes(msgspec.json.encode(verdicts))

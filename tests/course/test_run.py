@@ -177,8 +177,9 @@ def test_one_that_dies_takes_its_process_alone(cells, name, says):
 
 
 @pytest.mark.slow
-def test_a_cell_of_a_notebook(tmp_path):
+def test_a_cell_of_a_notebook(tmp_path, monkeypatch):
     """As IPython runs it: the source is in linecache alone, ``__main__`` is the notebook."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell.instance()
     from fuselab.course.files import material
 
