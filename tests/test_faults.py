@@ -72,6 +72,7 @@ FAULTS = {
         "store/test_store_faults.py::test_sigkill_at_any_moment_loses_nothing_that_was_acknowledged",
         "test_resume.py::test_a_killed_run_is_readable_and_resumable",
         "sweep/test_sweep_kills.py::test_fault_14_random_kills_lose_nothing",
+        "sweep/test_sweep_boundaries.py::test_fault_14_a_kill_before_any_write_boundary_of_a_sweep_loses_nothing",
     ]),
     15: ("disk full, read-only, faulty", [
         "store/test_store_faults.py::test_a_disk_that_refuses_an_append_keeps_earlier_cells",
