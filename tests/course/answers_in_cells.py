@@ -80,6 +80,11 @@ def far_outside(a, b):
     return ctypes.string_at(0)
 
 
+def prints_and_raises(a, b):
+    print("<b>", a.shape, flush=True)
+    raise ValueError("after printing")
+
+
 def raises(a, b):
     return a.nope(b)
 

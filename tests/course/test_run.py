@@ -9,7 +9,7 @@ import pytest
 
 from fuselab.course import check, hint
 from fuselab.course.exercises import EXERCISES
-from fuselab.course.run import last_place
+from fuselab.course.run import _tail, last_place
 from fuselab.course.sources import Piece, Source, source_of
 from fuselab.course.verdict import Finding, Outcome, Resemblance, Score, Verdict
 from fuselab.errors import FuselabError, UnknownNameError, UsageError
@@ -191,6 +191,23 @@ def test_a_cell_of_a_notebook(tmp_path, monkeypatch):
     assert answer.outcome is Outcome.RIGHT, str(answer)
 
 
+@pytest.mark.slow
+def test_what_it_prints_is_shown(cells):
+    verdict = check("swiglu_forward", cells.prints_and_raises, device="cpu")
+    assert verdict.outcome is Outcome.RAISED
+    assert verdict.printed == "<b> torch.Size([3, 100])"
+    assert "    <b> torch.Size([3, 100])" in str(verdict)
+    assert "&lt;b&gt; torch" in verdict._repr_html_()
+
+
+def test_of_much_that_is_printed_the_end_is_shown():
+    text = "".join(f"line {i}\n" for i in range(1000))
+    assert _tail(text).startswith("...\nline ")
+    assert _tail(text).endswith("line 999")
+    assert len(_tail("x" * 5000)) == 2004
+    assert _tail(" short\n") == "short"
+
+
 @pytest.mark.gpu
 def test_cuda_where_there_is_none_is_refused(cells):
     if not pytest.importorskip("torch").cuda.is_available():
@@ -277,6 +294,7 @@ def test_what_is_shown_is_escaped():
         code=HOSTILE,
         where=HOSTILE,
         note=HOSTILE,
+        printed=HOSTILE,
     )
     for shown in (verdict, Score(verdicts=(verdict,))):
         page = shown._repr_html_()

@@ -28,6 +28,10 @@ START_S = 240.0
 """Importing torch from a cold network disk takes up to a minute, on a machine that does other things longer."""
 
 
+PRINTED = 2000
+"""Characters of what the learner's code printed that are shown."""
+
+
 class JudgeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the process is to judge."""
 
@@ -65,6 +69,7 @@ def judge_apart(exercise: Exercise, source: Source, *, device: str = "auto", dea
             **os.environ,
             "PYTHONPATH": os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p),
             "TRITON_CACHE_DIR": str(Path(folder, "triton")),
+            "PYTHONUNBUFFERED": "1",  # what was printed before a crash or the deadline is what it is about
         }
         # Set by the process itself once it knows the device: an interpreter on a GPU machine would test nothing.
         variables.pop("TRITON_INTERPRET", None)
@@ -74,8 +79,10 @@ def judge_apart(exercise: Exercise, source: Source, *, device: str = "auto", dea
             environment=variables,
         )
         if answer.exists():
-            return msgspec.json.decode(answer.read_bytes(), type=Verdict)
-        return _death(exercise, source, finished, Path(folder), deadline_s)
+            verdict = msgspec.json.decode(answer.read_bytes(), type=Verdict)
+        else:
+            verdict = _death(exercise, source, finished, Path(folder), deadline_s)
+        return msgspec.structs.replace(verdict, printed=_tail(finished.output))
 
 
 def unfinished_verdict(exercise: Exercise, source: Source) -> Verdict | None:
@@ -143,6 +150,12 @@ def last_place(trace: str, file: Path, source: Source) -> tuple[int | None, str,
             where, line = source.place(number)
             return line, code, where
     return None, "", ""
+
+
+def _tail(output: str) -> str:
+    """The last lines of what was printed, whole ones."""
+    text = output.strip()
+    return text if len(text) <= PRINTED else f"...\n{text[-PRINTED:].partition(chr(10))[2] or text[-PRINTED:]}"
 
 
 def _read(path: Path) -> str:

@@ -70,6 +70,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The file's or the function's name."""
     note: str = ""
     """How it was run, and what that leaves out."""
+    printed: str = ""
+    """The last that the learner's code printed: in the interpreter a kernel can print its blocks."""
 
     @property
     def ok(self) -> bool:
@@ -85,6 +87,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         if self.line is not None:
             lines.append(f"  {self.where}, line {self.line}: {self.code}")
         lines += [f"  resembles {m.title}{_of(m)}: {m.says}" for m in self.mistakes]
+        if self.printed:
+            lines += ["  it printed:", *(f"    {line}" for line in self.printed.splitlines())]
         if self.note:
             lines.append(f"  ({self.note})")
         if not self.ok and self.outcome is not Outcome.UNAVAILABLE:
@@ -127,6 +131,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         if self.mistakes:
             said = (f"<b>{html.escape(m.title)}</b>{html.escape(f'{_of(m)}: {m.says}')}" for m in self.mistakes)
             parts.append(f"<div>This resembles</div>{_list(said)}")
+        if self.printed:
+            parts.append(f"<div>It printed</div><pre>{html.escape(self.printed)}</pre>")
         if self.note:
             parts.append(f"<div><small>{html.escape(self.note)}</small></div>")
         if not self.ok and self.outcome is not Outcome.UNAVAILABLE:
