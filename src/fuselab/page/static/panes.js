@@ -640,7 +640,8 @@
           }
         }
       }
-      if (!app.classList.contains("fp-wide")) (decoded[0] === "line" ? this.grid : app).scrollIntoView({ block: first || decoded[0] === "kernel" ? "start" : "nearest", behavior: first ? "instant" : "auto" });
+      const line = decoded[0] === "line" && this.panes.get(decoded[3]);
+      if (!app.classList.contains("fp-wide")) (line ? line.element : app).scrollIntoView({ block: !line ? "start" : first ? "center" : "nearest", behavior: first ? "instant" : "auto" });
       return true;
     }
     async show(number) {
@@ -723,6 +724,8 @@
           title: stage.absent === undefined ? `${stage.rows.length} lines` : `Absent: ${stage.absent}`, onclick: () => this.toggle(key) },
           stage.title, count ? el("span", { class: "fp-badge", text: String(count), "aria-label": `, ${count} lit` }) : null);
       }));
+      const pressed = this.narrow && this.stages.querySelector('[aria-pressed="true"]');
+      if (pressed) this.stages.scrollLeft = pressed.offsetLeft - this.stages.offsetLeft - 40;
       if (focused) this.stages.querySelector(`[data-stage-button="${focused}"]`)?.focus();
     }
     toggle(key) {
