@@ -22,6 +22,17 @@ from fuselab.page.model import load, together
 from fuselab.page.notebook import mimebundle
 from fuselab.page.security import source_hash
 from fuselab.records import Direction, RunStatus, Status, Verdict
+from fuselab.startup.journal import Journal, Line
+from fuselab.startup.records import (
+    Calls,
+    CompileCost,
+    Configuration,
+    Interval,
+    Phase,
+    PhaseTime,
+    Start,
+    StartRecord,
+)
 from fuselab.store import Run
 
 
@@ -138,6 +149,44 @@ def test_predictions_say_that_they_are(tmp_path: Path) -> None:
     # 2 s over what 45 us a call save: 44,444 calls, told with two digits.
     assert "pays after 44,000 calls" in page.text
     assert "described, not measured" in page.text
+
+
+def test_measured_starts_are_drawn_where_they_are_of_the_same_thing(tmp_path: Path) -> None:
+    run = full_run(tmp_path)
+    second = 1_000_000_000
+
+    def start(kind: Start, seconds: int, steady_ns: float) -> StartRecord:
+        phase = PhaseTime(phase=Phase.IMPORT, duration_ns=seconds * second)
+        return StartRecord(
+            start=kind,
+            configuration=None if kind is Start.EAGER else Configuration(),
+            round=0,
+            first_result_ns=seconds * second,
+            first_call_ns=second,
+            phases=[phase],
+            intervals=[Interval(phase=Phase.IMPORT, begin_ns=0, end_ns=seconds * second)],
+            early_ns=[int(steady_ns)],
+            steady_ns=steady_ns,
+            steady_samples_ns=[steady_ns] * 5,
+        )
+
+    def journal(experiment: str, torch: str) -> None:
+        environment = msgspec.structs.replace(run.environment(), versions={"torch": torch})
+        cost = CompileCost(
+            experiment=experiment, workload=SMALL, calls=Calls.INFERENCE, environment=environment, seed=0, repeats=1
+        )
+        written = Journal.create(tmp_path, cost)
+        written.append(Line(start=start(Start.EAGER, 2, 2e6)), Line(start=start(Start.COLD, 12, 1e6)))
+
+    journal("add_silu", "2.9.0")
+    journal("add_silu-other", "2.11.0")
+    assert "measured by phase" not in Page(build([run])).text
+    journal("add_silu", "2.11.0")
+    page = Page(build([run]))
+    assert page.text.count("measured by phase") == 1
+    assert "Time to the first result: add_silu" in page.text
+    assert "Total time against calls: add_silu" in page.text
+    assert len(page.inline["style"]) == 2  # the pictures' own would be refused by the policy
 
 
 @pytest.mark.parametrize(

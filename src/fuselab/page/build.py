@@ -121,7 +121,7 @@ def _sections(data: Sequence[RunData], variants: Variants) -> dict[str, Any]:
         "noise": samples.noise(cells),
         "traffic": _traffic(data, drawn),
         "cost": cost.cost_chart(calls, variants),
-        "measured_costs": [cost.pictures(c) for run in data for c in cost.costs_beside(run)],
+        "measured_costs": [cost.pictures(c, run.redact) for run in data for c in cost.costs_beside(run)],
         "table": cell_rows(data, variants),
     }
 

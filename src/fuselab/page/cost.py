@@ -8,7 +8,7 @@ directory lies beside the run's and is of the same experiment, device and torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from fuselab.report.break_even import break_even_svg
 from fuselab.report.waterfall import waterfall_svg
 from fuselab.startup.journal import load_compile_cost
 from fuselab.startup.records import CompileCost
+from fuselab.store.files import safe_name
 
 __all__ = ["FirstCall", "Measured", "cost_chart", "costs_beside", "first_calls", "pictures"]
 
@@ -142,6 +143,7 @@ def costs_beside(run: RunData) -> list[CompileCost]:
         c
         for c in costs
         if c.starts
+        and safe_name(c.experiment) == name  # "silu-" begins the names of others as well
         and c.environment.device_type == run.environment.device_type
         and c.environment.versions.get("torch") == run.environment.versions.get("torch")
     ]
@@ -154,12 +156,12 @@ def _loaded(path: Path) -> CompileCost | None:
         return None
 
 
-def pictures(cost: CompileCost) -> Measured:
+def pictures(cost: CompileCost, redact: Callable[[str], str]) -> Measured:
     """The waterfall and the break-even of one measurement, without the style sheet that they carry as files."""
     return Measured(
-        title=f"{cost.experiment}  {cost.workload.label}",
-        waterfall=_plain(waterfall_svg(cost)),
-        break_even=_plain(break_even_svg(cost)),
+        title=redact(f"{cost.experiment}  {cost.workload.label}"),
+        waterfall=_plain(redact(waterfall_svg(cost))),
+        break_even=_plain(redact(break_even_svg(cost))),
     )
 
 
