@@ -233,3 +233,25 @@ def test_what_is_no_path_is_left_alone() -> None:
     text = "labs/first.py, 12/20, </small>, https://pytorch.org/home/x and a/b"
     cell = nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("stream", text=text)])
     assert list(build.leaks(nbformat.v4.new_notebook(cells=[cell]), "some")) == []
+
+
+@BOTH
+def test_pictures_show_in_a_notebook_that_nobody_trusts(name: str) -> None:
+    import nbformat
+
+    written = nbformat.read(directory() / f"{name}.ipynb", as_version=4)
+    data = [output.get("data", {}) for cell in written.cells for output in cell.get("outputs", [])]
+    assert not [one for one in data if "<svg" in one.get("text/html", "")]
+    assert len([one for one in data if "image/png" in one]) >= 5
+
+
+def test_an_svg_becomes_a_png_and_the_words_stay() -> None:
+    import nbformat
+
+    html = '<div><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg></div><p>words</p>'
+    picture, words = build.pictured(nbformat.v4.new_output("display_data", data={"text/html": html, "text/plain": "t"}))
+    assert picture.data["text/plain"] == "t"
+    assert picture.data["image/png"].startswith("iVBOR")
+    assert "words" in words.data["text/html"]
+    plain = nbformat.v4.new_output("display_data", data={"text/plain": "t"})
+    assert build.pictured(plain) == [plain]

@@ -13,6 +13,7 @@ cleaned of what only this machine knows; a path or a user name that is left in o
 from __future__ import annotations
 
 import argparse
+import base64
 import getpass
 import re
 import shutil
@@ -36,6 +37,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 SHORT_WORDS = 4
 """A user name shorter than this is part of too many words to be looked for."""
 
+_SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
+_TAG = re.compile(r"<style.*?</style>|<[^>]*>", re.DOTALL)
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 _PATH = re.compile(r"(?<![\w:/.<])/(?:home|root|tmp|work|Users|usr|opt|var|mnt|private)/[\w.@+~/-]+")
 
@@ -97,6 +100,26 @@ def _cleaned(notebook: Any) -> Any:
                 if "text/plain" in output.get("data", {}):
                     output["data"]["text/plain"] = _CONTROL.sub("", output["data"]["text/plain"])
     return notebook
+
+
+def pictured(output: Any) -> list[Any]:
+    """An output with its SVG as PNG: a notebook that is not trusted yet, and a repository's page, show no SVG.
+
+    What else the output's HTML has follows as an output of its own.
+    """
+    import nbformat
+    import vl_convert
+
+    data = output.get("data", {})
+    drawn = _SVG.findall(data.get("text/html", ""))
+    if not drawn:
+        return [output]
+    rest = _SVG.sub("", data["text/html"])
+    parts = [{"image/png": base64.b64encode(vl_convert.svg_to_png(svg, scale=1.5)).decode()} for svg in drawn]
+    parts[0]["text/plain"] = data.get("text/plain", "")
+    if _TAG.sub("", rest).strip():
+        parts.append({"text/html": rest})
+    return [nbformat.v4.new_output("display_data", data=part) for part in parts]  # type: ignore[no-untyped-call]
 
 
 def written(name: str, directory_of: Path | None = None) -> Any:
@@ -166,6 +189,9 @@ def write(name: str, notebook: Any) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.execution_count is None and cell.source in kept:
             cell["outputs"], cell["execution_count"] = kept[cell.source].outputs, kept[cell.source].execution_count
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell["outputs"] = [part for output in cell.outputs for part in pictured(output)]
     nbformat.write(notebook, directory() / f"{name}.ipynb")  # type: ignore[no-untyped-call]
 
 
