@@ -58,7 +58,7 @@ def panes(runs: Sequence[Run], *, redact: Callable[[str], str], limits: Limits |
         breaks_title=_counted(index["breaks"]),
         count=len(listed),
     )
-    return Panes(html=Markup(html), script=_static("panes.js"), style=_static("panes.css"), data=data)  # noqa: S704 - autoescaped
+    return Panes(html=Markup(html), script=_script(), style=_static("panes.css"), data=data)  # noqa: S704 - autoescaped
 
 
 def kernel_anchor(run: int, kernel_id: str) -> str:
@@ -92,6 +92,11 @@ def _counted(breaks: Sequence[dict[str, object]]) -> str:
 
 def _piece(text: str) -> str:
     return quote(text, safe="", errors="replace")
+
+
+def _script() -> str:
+    parts = [_static(f"panes.{part}.js") for part in ("texts", "relations", "pane", "view")]
+    return f'(() => {{\n"use strict";\n{"".join(parts)}}})();\n'
 
 
 def _static(name: str) -> str:
