@@ -146,8 +146,8 @@ def test_a_cpus_figures_say_so(tmp_path: Path) -> None:
 def test_predictions_say_that_they_are(tmp_path: Path) -> None:
     page = Page(build([full_run(tmp_path)]))
     assert "prediction After how many calls" in page.text
-    # 2 s over what 45 us a call save: 44,444 calls, told with two digits.
-    assert "pays after 44,000 calls" in page.text
+    # 2 s over twice 45 us that a call saves: 22,222 calls, told with two digits.
+    assert "pays after 22,000 calls" in page.text
     assert "described, not measured" in page.text
 
 

@@ -1,4 +1,4 @@
-"""What compiling cost: the first call of every cell, after how many calls it has paid, and the measured starts.
+"""What compiling cost: the first call of every variant, after how many calls it has paid, and the measured starts.
 
 A run has the wall time of each first call. After how many calls that has paid is a prediction from it and the times of
 one call, and says so. What ``fuselab compile-cost`` measured, by phase and in fresh processes, is shown where its
@@ -35,7 +35,7 @@ _NEWEST = 3
 
 @dataclass(frozen=True)
 class FirstCall:
-    """The first call of one cell."""
+    """The first call of one compiled variant."""
 
     group: Group
     cell: Measurement
@@ -61,27 +61,38 @@ class Measured:
 
 
 def first_calls(runs: Sequence[RunData]) -> list[FirstCall]:
-    """Every cell that was compiled and whose first call was timed, but not the baseline and what is never compiled."""
-    found = []
+    """One entry a compiled variant of a workload: its first call is a forward with its backward, timed together."""
+    found: dict[tuple[int, str, str], FirstCall] = {}
     for run in runs:
         compiled = {k.variant for k in run.metadata.kernels} | {a.variant for a in run.metadata.artifacts}
-        found += [
-            FirstCall(group, cell, cell.compile_ns, _calls(group, cell))
-            for group in groups_of(run)
-            for cell in group.cells
-            if cell.compile_ns and cell.variant in compiled and cell.status in (Status.OK, Status.CHECKED)
-        ]
-    return found
+        groups = groups_of(run)
+        for group in groups:
+            for cell in group.cells:
+                key = (run.index, cell.workload.key, cell.variant)
+                good = cell.variant in compiled and cell.status in (Status.OK, Status.CHECKED)
+                if good and cell.compile_ns and key not in found:
+                    step = [g for g in groups if g.cells[0].workload.key == cell.workload.key]
+                    found[key] = FirstCall(group, cell, cell.compile_ns, _calls(step, cell))
+    return list(found.values())
 
 
-def _calls(group: Group, cell: Measurement) -> float | None:
-    """First call over what each further call saves; eager's own first call is left out, which favours eager."""
-    baseline = cell.comparison.baseline if cell.comparison else ""
-    before = finite(c.median_ns for c in group.cells if c.variant == baseline)
-    after = finite([cell.median_ns])
-    if not before or not after or before[0] - after[0] <= 0 or cell.compile_ns is None:
-        return None
-    return cell.compile_ns / (before[0] - after[0])
+def _calls(step: Sequence[Group], cell: Measurement) -> float | None:
+    """First call over what each further call saves; eager's own first call is left out, which favours eager.
+
+    Args:
+        step: the groups of the workload: what a call consists of.
+        cell: of the variant, in any of them.
+    """
+    saved = 0.0
+    for group in step:
+        mine = next((c for c in group.cells if c.variant == cell.variant), None)
+        baseline = mine.comparison.baseline if mine and mine.comparison else ""
+        before = finite(c.median_ns for c in group.cells if c.variant == baseline)
+        after = finite([mine.median_ns]) if mine else []
+        if not before or not after:
+            return None
+        saved += before[0] - after[0]
+    return cell.compile_ns / saved if saved > 0 and cell.compile_ns is not None else None
 
 
 def cost_chart(calls: Sequence[FirstCall], variants: Variants) -> Chart | None:
@@ -105,7 +116,7 @@ def _draw(calls: Sequence[FirstCall], variants: Variants, width: int) -> Markup:
             heading = title
             y += 4
         place = variants.place(call.cell.variant)
-        name = f"{call.cell.variant} {call.cell.direction.value}"
+        name = call.cell.variant
         said = f"{figures.duration(float(call.first_ns))}, pays {call.payback}"
         if drawing.narrow:
             y += 16
