@@ -1,6 +1,7 @@
 """SIGKILL before every write, flush and rename of a sweep's client: every file readable, every stored cell kept, once.
 
-``FUSELAB_SWEEP_KILLS`` of 200 and more kills at each of them; the suite takes a few, drawn anew from a fixed seed.
+What goes on with it is killed twice more, at boundaries drawn from a fixed seed. ``FUSELAB_SWEEP_KILLS`` of 200 and more
+kills at every boundary; the suite takes a few.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fuselab.sweep.results import load_results
 from fuselab.sweep.watch import SweepWatcher
 
 KILLS = int(os.environ.get("FUSELAB_SWEEP_KILLS", "2"))
-FEW = 24
+FEW = 8
 BOUNDARIES = ("write", "fsync", "rename", "replace", "mkdir", "ftruncate")
 """What changes a disk, as ``os`` has it."""
 
@@ -52,8 +53,13 @@ def begin(root):
     conduct.begin(read_plan(path, REGISTRY), Where(), root, SweepWatcher(Console(quiet=True)), ["fuselab"])
 
 
-def killed_before(root, boundary):
-    """Begin a sweep in a process that is killed before so many boundaries; the number passed, or None if it ended."""
+def resume(root):
+    (sweep,) = list_sweeps(root)
+    conduct.resume(sweep, Where(), SweepWatcher(Console(quiet=True)))
+
+
+def killed_before(root, boundary, action=begin):
+    """Carry a sweep out in a process that is killed at a boundary: None; else how many boundaries it passed."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -73,7 +79,7 @@ def killed_before(root, boundary):
         for name in BOUNDARIES:
             setattr(os, name, counted(name))
         try:
-            begin(root)
+            action(root)
             real["write"](writer, str(passed).encode())
             os._exit(0)
         except BaseException:
@@ -95,24 +101,35 @@ def test_fault_14_a_kill_before_any_write_boundary_of_a_sweep_loses_nothing(tmp_
     whole = tmp_path / "whole"
     whole.mkdir()
     total = killed_before(whole, -1)
+    chance = random.Random(1)
     assert total > 50
     for boundary in chosen(total):
         root = tmp_path / str(boundary)
         root.mkdir()
         assert killed_before(root, boundary) is None
-        check(root)
+        for _ in range(2):
+            check(root)
+            if can_go_on(root):
+                killed_before(root, chance.randrange(total), resume)
+        check(root, to_the_end=True)
 
 
-def check(root: Path):
+def can_go_on(root):
+    """Whether there is a sweep with its run that is not complete."""
+    sweeps = list_sweeps(root)
+    return bool(sweeps and sweeps[0].record().runs and sweeps[0].record().status is not RunStatus.COMPLETE)
+
+
+def check(root: Path, *, to_the_end: bool = False):
     """Everything reads; the sweep ends as if nothing had been, and what had been stored stays as it was."""
     summaries, rejected = list_runs(root)
     assert rejected == []
     before = {Path(summary.path): Run(Path(summary.path)).measurements() for summary in summaries}
-    sweeps = list_sweeps(root)
-    if sweeps and sweeps[0].record().runs and sweeps[0].record().status is not RunStatus.COMPLETE:
-        conduct.resume(sweeps[0], Where(), SweepWatcher(Console(quiet=True)))
-        assert sweeps[0].record().status is RunStatus.COMPLETE
-        cells = load_results(sweeps[0]).cells
+    if to_the_end and can_go_on(root):
+        resume(root)
+        (sweep,) = list_sweeps(root)
+        assert sweep.record().status is RunStatus.COMPLETE
+        cells = load_results(sweep).cells
         assert len(cells) == 12
         assert {m.status for m in cells} == {Status.OK}
     for path, stored in before.items():
