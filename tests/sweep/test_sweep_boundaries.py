@@ -1,7 +1,7 @@
 """SIGKILL before every write, flush and rename of a sweep's client: every file readable, every stored cell kept, once.
 
-What goes on with it is killed twice more, at boundaries drawn from a fixed seed. ``FUSELAB_SWEEP_KILLS`` of 200 and more
-kills at every boundary; the suite takes a few.
+What goes on with it is killed twice more, at boundaries drawn from a fixed seed. ``FUSELAB_SWEEP_KILLS`` of 200 and
+more kills at every boundary; the suite takes a few.
 """
 
 from __future__ import annotations

@@ -71,6 +71,8 @@ def test_a_sweep_over_tls_and_no_word_without_the_certificate(place):
         tls[f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY"] = str(key)
         tls[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(certificate)
     place.plan(ONE)
+    done = place.fuselab("sweep", "plan.toml", **tls)  # a cluster of our own
+    assert done.returncode == 0, done.stderr
     place.environment |= tls
     _, address = place.scheduler("--protocol", "tls")
     assert address.startswith("tls://")
