@@ -29,11 +29,14 @@ html_show_sourcelink = True
 html_sourcelink_suffix = ""
 html_theme_options = {
     "navigation_with_keys": False,
+    "navbar_center": [],
     "secondary_sidebar_items": ["page-toc", "sourcelink"],
     "show_toc_level": 2,
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+
+html_sidebars = {"**": ["globaltoc.html"]}
 
 CPU = "any machine with torch and a C++ compiler"
 READING = "nothing"
@@ -65,16 +68,19 @@ def add_needs(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if folder != "docs" or page == "index" or section is None:
         return
     required, more = needs(page)
-    section.insert(1, table([("to do this you need", required), ("more", more), ("source", f"{docname}.md")]))
+    link = nodes.reference("", f"download {page}.md", refuri=f"../_sources/{docname}.md", internal=False)
+    section.insert(1, table([("to do this you need", required), ("more", more)], link))
 
 
-def table(rows: list[tuple[str, str]]) -> nodes.table:
-    """A table of two columns; empty rows are left out."""
+def table(rows: list[tuple[str, str]], link: nodes.reference) -> nodes.table:
+    """A table of two columns; empty rows are left out, the last one links to the source."""
     body = nodes.tbody()
     for row in rows:
         if row[1]:
             cells = [nodes.entry("", nodes.paragraph("", text.replace("`", ""))) for text in row]
             body += nodes.row("", *cells)
+    source = nodes.entry("", nodes.paragraph("", "", link))
+    body += nodes.row("", nodes.entry("", nodes.paragraph("", "source")), source)
     columns = [nodes.colspec(colwidth=width) for width in (25, 75)]
     return nodes.table("", nodes.tgroup("", *columns, body, cols=2), classes=["needs"])
 
