@@ -47,6 +47,10 @@ def compare(
     if variants and len(names) < 2:
         raise UsageError(f"--variants {variants} names one variant", hint="name two or more: --variants eager,compile")
     found = compare_runs(runs, out, variants=names, fail_over=parse_share(fail_over))
+    if as_json:
+        print_json(comparison_document(found))
+    else:
+        Console().print(ComparisonView(found))
     if html is not None:
         from fuselab.page.comparison import comparison_page
 
@@ -54,10 +58,6 @@ def compare(
         words.print(f"page: {escaped(str(html))}", highlight=False)
     if junit is not None:
         write_atomically(junit, junit_xml(found).encode())
-    if as_json:
-        print_json(comparison_document(found))
-    else:
-        Console().print(ComparisonView(found))
     if found.fail_over is None:
         return
     if found.failures:
