@@ -27,6 +27,24 @@ def test_another_address_than_loopback_is_refused_without_tls():
         pass
 
 
+@pytest.mark.slow
+def test_a_cluster_of_our_own_listens_on_loopback_alone():
+    pytest.importorskip("distributed")
+    psutil = pytest.importorskip("psutil")
+    here = psutil.Process()
+    before = {c.laddr for c in here.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    with opened(Where(), "cpu") as cluster:
+        cluster.client.wait_for_workers(1, timeout=120)
+        listening = [
+            c.laddr
+            for process in [here, *here.children(recursive=True)]
+            for c in process.net_connections("inet")
+            if c.status == psutil.CONN_LISTEN and c.laddr not in before
+        ]
+    assert len(listening) >= 3  # scheduler, nanny, worker
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
 def test_a_scheduler_that_is_not_there_is_named():
     pytest.importorskip("distributed")
     with (

@@ -125,7 +125,9 @@ def _local(where: Where, device: str, security: Any) -> tuple[Any, dict[str, lis
     gpus = _gpus() if device_type == "cuda" else []
     count = min(where.workers or len(gpus) or 1, len(gpus) or os.cpu_count() or 1)
     shares = _shares(sorted(os.sched_getaffinity(0)), count) if gpus else []  # a CPU is timed as a whole
-    options = {"nthreads": 1, "host": where.host, "memory_limit": 0, "dashboard_address": None}
+    options = {"nthreads": 1, "host": where.host, "memory_limit": 0}
+    # Without an address Dask's HTTP servers, which are there without a dashboard too, would bind to every interface.
+    options["dashboard_address"] = f"{where.host}:0"
     options |= {"silence_logs": logging.CRITICAL, "security": security, "protocol": protocol}
     specification = {}
     for index in range(count):
@@ -135,7 +137,6 @@ def _local(where: Where, device: str, security: Any) -> tuple[Any, dict[str, lis
             "cls": distributed.Nanny,
             "options": {**options, "env": environment, "resources": resources},
         }
-    dashboard = f"{where.host}:0" if importlib.util.find_spec("bokeh") else None
     try:
         cluster = distributed.SpecCluster(
             workers=specification,
@@ -146,8 +147,8 @@ def _local(where: Where, device: str, security: Any) -> tuple[Any, dict[str, lis
                     "port": 0,
                     "protocol": protocol,
                     "security": security,
-                    "dashboard": dashboard is not None,
-                    "dashboard_address": dashboard,
+                    "dashboard": importlib.util.find_spec("bokeh") is not None,
+                    "dashboard_address": f"{where.host}:0",
                 },
             },
             security=security,
