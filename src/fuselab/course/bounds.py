@@ -97,7 +97,8 @@ def _roof(device: Target) -> list[dict[str, float]]:
 
 def recorded_limits() -> Shown:
     """Each recorded experiment's largest generated kernel: what limits it, found by taking one resource away."""
-    rows = []
-    for row in recorded.document("h200-limiters")["kernels"]:
-        rows.append((row["experiment"], row["workload"], row["card"]["name"], row["measured"]["judged"]["limiter"]))
+    rows = [
+        (row["experiment"], row["workload"], row["card"]["name"], row["measured"]["judged"]["limiter"])
+        for row in recorded.document("h200-limiters")["kernels"]
+    ]
     return Rows(("experiment", "workload", "kernel", "is limited by"), rows, title=recorded.label())
