@@ -3,7 +3,8 @@
     python benchmarks/measuring_tables.py            write them into the page
     python benchmarks/measuring_tables.py --check    exit 1 if the page has others
 
-``fuselab calibrate --device cuda --pairs 400 --json`` and ``benchmarks/engines.py --out`` make the results.
+``fuselab calibrate --device cuda --pairs 400 --json``, the same with ``--device cpu --pairs 100``, and
+``benchmarks/engines.py --out`` make the results.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ import engine_rules
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "measuring.md"
-RESULTS = {"calibration": "h200-calibration.json", "engines": "h200-engines.json"}
+RESULTS = {
+    "calibration": "h200-calibration.json",
+    "engines": "h200-engines.json",
+    "calibration on a CPU": "cpu-calibration.json",
+}
 NONE = "No such result is recorded under benchmarks/results/."
 
 
@@ -60,7 +65,7 @@ def engines(document: dict[str, Any]) -> str:
 
 def calibration(document: dict[str, Any]) -> str:
     """The bars, each with its value and whether it holds."""
-    held = {True: "holds", False: "**fails**", None: "not measured"}
+    held = {True: "holds", False: "**fails**", None: "no bar here"}
     lines = ["| bar | target | measured | | |", "| --- | --- | --- | --- | --- |"]
     for bar in document["bars"]:
         value = "-" if bar["value"] is None else f"{bar['value']:.4g}"
@@ -78,7 +83,7 @@ def stamp(document: dict[str, Any]) -> str:
     return f"{environment['device']}, {versions}{driver}; {document['seconds']:.0f} s."
 
 
-TABLES = {"calibration": calibration, "engines": engines}
+TABLES = {"calibration": calibration, "calibration on a CPU": calibration, "engines": engines}
 
 if __name__ == "__main__":
     sys.exit(main())
