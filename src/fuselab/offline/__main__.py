@@ -7,12 +7,14 @@ from pathlib import Path
 
 import msgspec
 
+from fuselab import child
 from fuselab.offline.messages import Request
 from fuselab.offline.process import ANSWER, carry_out
 
 
 def main() -> None:
     """Carry out the request; whatever goes wrong in the user's own code is part of the answer."""
+    child.die_with_parent()
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     answer = carry_out(request)
     path = Path(request.into) / ANSWER

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO
 
+from fuselab import child
+
 __all__ = ["run_process"]
+
+_ISOLATED = {
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # a pool of processes would know nothing of the description
+    "CUDA_VISIBLE_DEVICES": "",
+    "HIP_VISIBLE_DEVICES": "",
+    "TRITON_INTERPRET": "0",
+}
 
 
 def run_process(
@@ -19,7 +25,7 @@ def run_process(
     """Run ``python -m module`` to its end, the request on its stdin; what went wrong, in words.
 
     Args:
-        module: of fuselab.
+        module: of fuselab; its first step is ``child.die_with_parent``.
         request: what it reads.
         log: takes what it prints.
         deadline_s: seconds after which it is ended.
@@ -31,28 +37,15 @@ def run_process(
         stdout=log,
         stderr=log,
         start_new_session=True,
-        env={**os.environ, **_variables(), **(variables or {})},
+        env=child.environment_of_child({**_ISOLATED, **(variables or {})}),
     )
     try:
         process.communicate(request, timeout=deadline_s)
     except subprocess.TimeoutExpired:
         return f"no answer within {deadline_s:.0f} s"
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        child.kill_group(process)
+        child.reap(process)
     if process.returncode < 0:
-        return f"the process died by {signal.Signals(-process.returncode).name}"
+        return f"the process {child.how_it_died(process.returncode)}"
     return f"the process ended with exit code {process.returncode}" if process.returncode else ""
-
-
-def _variables() -> Mapping[str, str]:
-    source = str(Path(__file__).parents[2])
-    known = os.environ.get("PYTHONPATH", "")
-    return {
-        "PYTHONPATH": os.pathsep.join(p for p in (source, known) if p),
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # a pool of processes would know nothing of the description
-        "CUDA_VISIBLE_DEVICES": "",
-        "HIP_VISIBLE_DEVICES": "",
-        "TRITON_INTERPRET": "0",
-    }

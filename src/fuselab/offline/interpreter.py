@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from fuselab import child
 from fuselab.experiment import Experiment, Implementation, Inputs, load_registry
 from fuselab.offline.cannot import cannot, why_it_stopped
 from fuselab.offline.messages import Request
@@ -288,6 +289,7 @@ def _sources(text: str) -> dict[str, str]:
 
 def main() -> None:
     """Carry out the request on stdin."""
+    child.die_with_parent()
     asked = msgspec.json.decode(sys.stdin.buffer.read(), type=Interpretation)
     found = interpret(asked)
     (Path(asked.request.into) / ANSWER).write_bytes(msgspec.json.encode(found))
