@@ -15,7 +15,7 @@ from fuselab.experiment import BASELINE, PRESETS, Experiment
 from fuselab.records import Direction, RunMetadata, Scalar, Workload
 from fuselab.worker.messages import ExperimentReference
 
-__all__ = ["Plan", "Selection", "parse_directions", "parse_options", "plan_of_run", "select"]
+__all__ = ["Plan", "Selection", "as_recorded", "parse_directions", "parse_options", "plan_of_run", "select"]
 
 CACHES = ("cold", "warm")
 FLOAT_DTYPES = ("bf16", "f16", "f32", "f64")
@@ -185,6 +185,17 @@ def plan_of_run(metadata: RunMetadata, registry: Mapping[str, Experiment]) -> Pl
             )
     else:
         experiment, reference = _experiment(metadata.experiment, registry, (), metadata.seed)
+    return as_recorded(metadata, experiment, reference)
+
+
+def as_recorded(metadata: RunMetadata, experiment: Experiment, reference: ExperimentReference) -> Plan:
+    """The plan that a run was begun with.
+
+    Args:
+        metadata: of the run.
+        experiment: what it measured, which the caller has found to be the same as then.
+        reference: where a worker finds it.
+    """
     return Plan(
         experiment=experiment,
         reference=reference,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fuselab.errors import FuselabError, StoreError, UsageError, WorkerError
 from fuselab.experiment import Experiment, load_registry
-from fuselab.plan import Plan, file_hash
+from fuselab.plan import Plan, as_recorded, file_hash
 from fuselab.records import Direction, Environment, Measurement, RunMetadata, RunStatus, Status
 from fuselab.runner import conclude, prepare
 from fuselab.store import Run, open_run, scrub
@@ -376,19 +376,7 @@ def _plan_of(metadata: RunMetadata, entry: SweepRun, registry: Mapping[str, Expe
             f"(sha256 {short(entry.code_sha256)})",
             hint="put the old file back, or start a new sweep",
         )
-    return Plan(
-        experiment=experiment,
-        reference=reference,
-        workloads=tuple(metadata.plan),
-        variants=tuple(metadata.variants),
-        directions=tuple(metadata.directions),
-        baseline=metadata.baseline,
-        device_type=metadata.device_type,
-        seed=metadata.seed,
-        preset=metadata.preset,
-        margin=metadata.margin,
-        cold=metadata.cold,
-    )
+    return as_recorded(metadata, experiment, reference)
 
 
 def _by_model(seats: Sequence[Seat]) -> dict[str, Environment]:
