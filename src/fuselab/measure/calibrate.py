@@ -243,7 +243,7 @@ def _record(case: Case, device_type: str, seed: int, *, observe: bool) -> _Recor
     for i in range(pairs // PAIRS_A_GROUP["cpu"] if case.proportional else 0):
         arms += [_arm(f"{percent}% more {i}", function, case, device_type, percent) for percent in (1, 2)]
     started = time.perf_counter()
-    budget_s, rounds = (0.3, 60) if device_type == "cuda" else (1.0, 60)
+    budget_s, rounds = (0.3, 32) if device_type == "cuda" else (1.0, 60)
     timings = _time(arms, case, device_type, seed, budget_s, stop_early=False, max_rounds=rounds, observe=observe)
     for timing in timings.values():
         if timing.error is not None:

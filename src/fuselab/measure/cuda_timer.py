@@ -10,8 +10,10 @@ Where results lie decides over up to 4% of a kernel's time: two copies of one fu
 differed for as long as they lived, by more than the margin in 4 of 96 pairs on an H200. So every call of a graph
 writes to a place of its own, all graphs of a group share one pool, equally fast ones have equally many calls and thus
 the same places, and which input goes with which place is drawn anew with each capture, alike for all. What is then left
-is some 0.05% by capture: a cell has several, a sample replays one of them at random, and they are made anew as rounds
-go on. With one capture for all rounds 41% of A/A pairs were different at 95%, with one between two looks 12%.
+is some 0.05% by capture, which all samples of one capture have in common: with one capture for all rounds 41% of A/A
+pairs were different at 95%, with one between two looks 12%. So each sample has a capture of its own, and a round is one
+independent observation. Where capturing takes too long for that (many kernels), a cell has a few captures, a sample
+replays one of them at random, and they are made anew as rounds go on.
 
 What cannot be captured (a function that waits for the device, works on the CPU or on a stream of its own) raises
 ``CaptureError``, and is then timed between events, dispatch included.
@@ -46,11 +48,14 @@ _MAX_CALLS = 1024
 
 _MAX_REPLAYS = 64
 
+_FRESH_S = 0.015
+"""A capture that takes no longer is made anew for each sample."""
+
 _CAPTURES = 5
-"""Captures that samples are drawn from, where they take no more than a few samples' time."""
+"""Captures that samples are drawn from, where each takes longer than that."""
 
 _CAPTURES_S = 0.1
-"""Most time for all captures of a cell."""
+"""Most time for all captures of such a cell."""
 
 _FEWEST_CALLS = 8
 """Calls in one graph where that takes no more than four samples: so many places are written to."""
@@ -80,6 +85,20 @@ def _renew_generator() -> None:
     fresh = torch.Generator(device=torch.device("cuda", device))
     fresh.manual_seed(generator.initial_seed())
     generator.graphsafe_set_state(fresh.graphsafe_get_state())
+
+
+@contextlib.contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream) -> Iterator[None]:
+    """Capture what is called on ``stream``.
+
+    ``torch.cuda.graph`` also waits for the device and gives all cached memory back, which takes longer than to capture.
+    """
+    with torch.cuda.stream(stream):
+        graph.capture_begin(pool=pool)
+        try:
+            yield
+        finally:
+            graph.capture_end()
 
 
 @dataclass(frozen=True)
@@ -138,11 +157,14 @@ class GraphCell:
             like = None
         if like is not None:
             self.calls = like.calls
+        self._all = [self._capture()]
         started = time.perf_counter()
         self._all = [self._capture()]
         once_s = time.perf_counter() - started
-        self._all += [self._capture() for _ in range(min(_CAPTURES, int(_CAPTURES_S / once_s)) - 1)]
-        self.capture_s = time.perf_counter() - started
+        self.fresh = once_s <= _FRESH_S
+        if not self.fresh:
+            self._all += [self._capture() for _ in range(min(_CAPTURES, int(_CAPTURES_S / once_s)) - 1)]
+        self.capture_s = once_s * len(self._all)
         self._samples = 0
         self.replays = 1
         self._upload()
@@ -156,6 +178,10 @@ class GraphCell:
         if not self._all:
             raise RuntimeError("this cell was closed")
         calls = self.calls * self.replays
+        if self.fresh:
+            self._all = [self._capture()]
+            self._upload()
+            return self._replay(self._all[0]) / calls, calls
         # Alike for all cells of a seed: in one round, all replay the captures of one permutation.
         drawn = np.random.default_rng([self._seed & (2**64 - 1), 1, self._samples]).integers(len(self._all))
         self._samples += 1
@@ -246,7 +272,7 @@ class GraphCell:
         graph = torch.cuda.CUDAGraph()
         kept: dict[int, Any] = {}
         everything = []  # kept until the capture is over, so that no two calls write to one place
-        with torch.cuda.graph(graph, pool=self._pool.handle, stream=self.stream):
+        with _capturing(graph, self._pool.handle, self.stream):
             for number in numbers:
                 kept[number] = self.work.call(self.work.rotation.sets[number])
                 everything.append(kept[number])
@@ -255,11 +281,11 @@ class GraphCell:
     def _capture_backward(self, numbers: Sequence[int]) -> Captured:
         sets, pool = self.work.rotation.sets, self._pool.handle
         forwards, graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(forwards, pool=pool, stream=self.stream):
+        with _capturing(forwards, pool, self.stream):
             pending = [self.work.pending(number, sets[number]) for number in numbers]
         found: dict[int, Any] = {}
         everything = []
-        with torch.cuda.graph(graph, pool=pool, stream=self.stream):
+        with _capturing(graph, pool, self.stream):
             for number, waiting in zip(numbers, pending, strict=True):
                 found[number] = waiting.differentiate()
                 everything.append(found[number])
@@ -270,7 +296,7 @@ class GraphCell:
         sets = self.work.rotation.sets
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.enable_grad(), torch.cuda.graph(graph, pool=self._pool.handle, stream=self.stream):
+        with torch.enable_grad(), _capturing(graph, self._pool.handle, self.stream):
             kept = [self.work.pending(number, sets[number]).differentiate() for number in self._numbers]
         del kept
         return graph
@@ -298,7 +324,9 @@ class GraphCell:
         torch.cuda.synchronize()
 
     def renew(self) -> None:
-        """Capture again: other inputs go with the places that are written to."""
+        """Capture again, where samples do not: other inputs go with the places that are written to."""
+        if self.fresh:
+            return
         self._all = [self._capture() for _ in self._all]
         self._upload()
 
