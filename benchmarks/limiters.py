@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fuselab.capture import capture
-from fuselab.capture.card_limiter import LAUNCH_US, judge
+from fuselab.card.limiter import LAUNCH_US, judge
 from fuselab.experiment import load_registry
 from fuselab.records import Direction
 from fuselab.worker.check import build, run_once

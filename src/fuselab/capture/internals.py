@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fuselab.capture.provenance import GraphNode
+from fuselab.card.fusion import FusedGroup
 
 __all__ = [
     "KERNEL_LINES",
     "MADE",
-    "FusedGroup",
     "GraphSnapshot",
     "LoadedKernel",
     "NodeFacts",
@@ -86,18 +86,6 @@ KERNEL_LINES = "_fuselab_lines"
 
 MADE = "_fuselab_made"
 """Attribute of the graph in lowering: names of the nodes whose lowering made a loop nest."""
-
-
-@dataclass(frozen=True)
-class FusedGroup:
-    """One scheduler node after fusion."""
-
-    name: str
-    """The scheduler's name: its members', joined."""
-    kind: str
-    """Class of the scheduler node: ``FusedSchedulerNode``, ``ExternKernelSchedulerNode``, ..."""
-    members: tuple[tuple[str, tuple[str, ...]], ...]
-    """Each member's name with the post-grad nodes that it comes from."""
 
 
 @dataclass(frozen=True)

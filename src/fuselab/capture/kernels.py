@@ -15,15 +15,16 @@ import msgspec
 from fuselab.capture import internals
 from fuselab.capture.assembly import Libraries, Library
 from fuselab.capture.assembly import disassemble as disassemble_library
-from fuselab.capture.card import CardBuilder
-from fuselab.capture.card_autotune import TimedConfiguration
 from fuselab.capture.chain_builder import BuiltKernel, ChainBuilder
 from fuselab.capture.files import Files
+from fuselab.capture.graph_facts import graph_facts, present_target
 from fuselab.capture.machine_code import ResourceUsage, disassemble, resource_usage
 from fuselab.capture.output_code import GeneratedKernel, OutputCode, parse_output_code
 from fuselab.capture.provenance import GraphNode, KernelProvenance, join, parse_graph
 from fuselab.capture.trace import CompiledGraph
 from fuselab.capture.triton_cache import TritonBinary, choose
+from fuselab.card.builder import CardBuilder
+from fuselab.card.graph import TimedConfiguration
 from fuselab.records import Kernel, Stage
 from fuselab.targets import Target
 
@@ -88,7 +89,7 @@ class KernelBuilder:
         if code is None:
             return
         nodes = self._nodes(graph)
-        self._cards = CardBuilder(graph, code, self.target, self.timings)
+        self._cards = CardBuilder(graph_facts(graph, code, self.timings), self.target or present_target(graph))
         loaded = internals.loaded_kernels(graph.module_path)
         # A chooser among kernels (multi_kernel) is none itself: they are defined, and listed, on their own.
         generated = [kernel for kernel in code.kernels if kernel.backend != "multi_kernel"]

@@ -14,7 +14,9 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["GeneratedKernel", "Launch", "OutputCode", "dotted", "parse_output_code", "read_aot_id"]
+from fuselab.ir.syntax import dotted
+
+__all__ = ["GeneratedKernel", "Launch", "OutputCode", "parse_output_code", "read_aot_id"]
 
 _PATH_COMMENT = "# kernel path:"
 _ORIGINAL_COMMENT = "# Original path:"
@@ -138,15 +140,6 @@ def read_aot_id(text: str) -> str:
     """
     _, marker, rest = f"\n{text}".partition(f"\n{_AOT_ID_COMMENT}")
     return _aot_id(_AOT_ID_COMMENT + rest.partition("\n")[0]) if marker else ""
-
-
-def dotted(node: ast.expr) -> str:
-    """``a.b.c`` for an attribute chain that starts at a name, else an empty string."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
 def _comments(text: str) -> _Comments:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fuselab.capture.output_code import dotted
+from fuselab.ir.syntax import dotted
 
 __all__ = ["GraphNode", "KernelProvenance", "join", "parse_graph", "user_line"]
 

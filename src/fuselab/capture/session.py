@@ -13,7 +13,6 @@ from fuselab.capture import internals
 from fuselab.capture.assembly import Libraries
 from fuselab.capture.autotuning import mix_order_provenance
 from fuselab.capture.caches import inductor_cache, own_caches, triton_cache
-from fuselab.capture.card_autotune import TimedConfiguration, recorded_timings
 from fuselab.capture.chain import Chain, read_chain
 from fuselab.capture.chain_builder import ChainBuilder
 from fuselab.capture.completeness import list_absences
@@ -24,8 +23,10 @@ from fuselab.capture.internals_lines import record_line_origins
 from fuselab.capture.internals_triton import JitKernel, jit_launches
 from fuselab.capture.kernels import KernelBuilder
 from fuselab.capture.snapshots import recall, remember
+from fuselab.capture.timings import recorded_timings
 from fuselab.capture.trace import CompiledGraph, FusionHandler, Recorder, TraceHandler
 from fuselab.capture.triton_cache import chosen_hashes, read_cache
+from fuselab.card.graph import TimedConfiguration
 from fuselab.records import Artifact, Direction, Kernel, Stage
 
 __all__ = ["Capture", "capture"]

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from fuselab.capture.card_triton import argument_names, launch_grid, read_triton_source
+from fuselab.card.triton_source import argument_names, launch_grid, read_triton_source
 from fuselab.offline.counterparts import UnsupportedError
 
 __all__ = ["KernelRun", "Memory", "Module", "OutOfBoundsError", "without_launcher"]

@@ -9,20 +9,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 from fuselab.capture import internals
-from fuselab.capture.card import CardBuilder
-from fuselab.capture.card_autotune import TimedConfiguration, recorded_timings
 from fuselab.capture.files import Files
-from fuselab.capture.internals import FusedGroup, GraphSnapshot
+from fuselab.capture.graph_facts import graph_facts
+from fuselab.capture.internals import GraphSnapshot
 from fuselab.capture.kernels import KernelBuilder
 from fuselab.capture.machine_code import parse_resource_usage
 from fuselab.capture.output_code import parse_output_code
 from fuselab.capture.trace import CompiledGraph
 from fuselab.capture.triton_cache import chosen_hashes, read_cache
+from fuselab.card.builder import CardBuilder
+from fuselab.card.graph import TimedConfiguration
 from fuselab.ir.instructions import parse_sass
 from fuselab.records import Direction
 from fuselab.report.card import card_lines
@@ -31,14 +31,12 @@ from fuselab.targets import find
 ROWS, COLUMNS = 64, 256
 
 
-def graph_of(tmp_path: Path, text: str, refusals=None, schedule=(), nodes_of=None) -> CompiledGraph:
+def graph_of(tmp_path: Path, text: str) -> CompiledGraph:
     path = tmp_path / "graphs" / "backward" / "output_code.py"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    snapshot = GraphSnapshot(True, False, (), tuple(schedule), ("cpu",))
-    return CompiledGraph(
-        Direction.BACKWARD, 0, path, "", snapshot, None, nodes_of or {}, {}, {}, refusals=refusals or {}
-    )
+    snapshot = GraphSnapshot(True, False, (), (), ("cpu",))
+    return CompiledGraph(Direction.BACKWARD, 0, path, "", snapshot, None)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +83,7 @@ def test_without_a_launch_the_grid_is_absent_and_what_needs_it_says_so(hopper_ca
 @pytest.mark.slow
 def test_with_the_launchers_configuration_every_section_is_there(hopper_cards, tmp_path):
     text = (Path(__file__).parent / "recorded" / "layer_norm_gelu_backward.h200.txt").read_text()
-    builder = CardBuilder(graph_of(tmp_path, text), parse_output_code(text), find("h200"))
+    builder = CardBuilder(graph_facts(graph_of(tmp_path, text), parse_output_code(text)), find("h200"))
     folder, card = hopper_cards[0]
     grid_by_hand = 512
     filled, repro = builder.fill({**card, "config": {"XBLOCK": 1}}, folder)
@@ -247,80 +245,3 @@ def test_cpu_cards_have_vector_widths_or_the_reason(experiments):
         assert set(card["instructions"]["widths"]) & {"512", "256", "128", "scalable"}
     assert card["limiter"] == {"absent": "the model is of described GPUs"}
     assert card["occupancy"] == {"absent": "not a GPU kernel"}
-
-
-CPP_MODULE = """
-k = async_compile.cpp_pybinding(['float*'], r'''
-extern "C" void kernel(float* in_out_ptr0) { }
-''')
-def call(args):
-    arg0_1, = args
-    mystery = lookup(arg0_1)
-    k(mystery)
-"""
-
-
-def test_what_cannot_be_read_is_absent_with_its_reason(tmp_path):
-    graph = graph_of(tmp_path, CPP_MODULE)
-    builder = CardBuilder(graph, parse_output_code(CPP_MODULE))
-    card, repro = builder.fill({"name": "k", "backend": "cpp"}, tmp_path)
-    assert repro is None
-    absent = {
-        name: section["absent"] for name, section in card.items() if isinstance(section, dict) and "absent" in section
-    }
-    assert absent["traffic"] == "the C++ source could not be read"
-    assert absent["instructions"] == "assembly was not captured"
-    assert absent["split"] == "Inductor's schedule could not be read in this version of torch"
-    assert "repro" in absent
-    assert "mystery is not known before it runs" in str(card["launch"])
-
-
-def test_a_kernel_that_breaks_the_card_does_not_break_the_capture(tmp_path):
-    graph = graph_of(tmp_path, CPP_MODULE)
-    builder = CardBuilder(graph, parse_output_code(CPP_MODULE))
-    (tmp_path / "kernel.py").write_text("@triton.jit\ndef f(x): pass")
-    card, repro = builder.fill({"name": "k", "backend": "triton", "config": "not a dictionary"}, tmp_path)
-    assert repro is None
-    assert "AttributeError" in card["incomplete"]
-
-
-def test_refusals_are_laid_to_kernels(tmp_path):
-    schedule = [
-        FusedGroup("op0_op1", "FusedSchedulerNode", (("op0", ("sum_1",)), ("op1", ("mul",)))),
-        FusedGroup("op2", "SchedulerNode", (("op2", ("mm",)),)),
-    ]
-    text = CPP_MODULE.replace("k(mystery)", "k(mystery)\n    extern_kernels.mm(arg0_1)")
-    refusals = {"cannot fuse op0_op1 with op2: node2 is extern or nop": 3}
-    graph = graph_of(tmp_path, text, refusals, schedule, {"k": ["sum_1", "mul"], "extern_kernels.mm": ["mm"]})
-    card, _ = CardBuilder(graph, parse_output_code(text)).fill({"name": "k", "backend": "cpp"}, tmp_path)
-    (refusal,) = card["split"]["from"]
-    assert refusal["neighbour"] == "extern_kernels.mm"
-    assert refusal["words"] == "the second is a call of a library, which nothing can be fused into"
-    assert (refusal["times"], refusal["final"]) == (3, True)
-    assert card["split"]["never_tried_with"] == []
-
-
-def test_timings_of_autotuning_are_noted_and_the_method_is_put_back(monkeypatch):
-    class Config:
-        kwargs: ClassVar = {"XBLOCK": 8}
-        num_warps, num_stages = 4, 1
-
-    class Launcher:
-        def __init__(self, name):
-            self.cache_hash, self.config, self.n_regs, self.n_spills = name, Config, 32, 0
-
-    class Autotuner:
-        def bench(self, launcher, milliseconds):
-            return milliseconds
-
-    before = Autotuner.bench
-    monkeypatch.setattr(internals, "autotuner", lambda: Autotuner)
-    found = {}
-    with recorded_timings(found):
-        tuner = Autotuner()
-        assert tuner.bench(Launcher("a"), 0.004) == 0.004
-        tuner.bench(Launcher("a"), 0.002)
-        tuner.bench(Launcher("b"), float("inf"))
-    assert Autotuner.bench is before
-    assert (found["a"].time_us, found["a"].config) == (2.0, {"XBLOCK": 8, "num_warps": 4, "num_stages": 1})
-    assert found["b"].time_us is None

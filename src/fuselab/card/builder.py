@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fuselab.capture.card_autotune import TimedConfiguration
-from fuselab.capture.card_fusion import refusals_of, scheduled
-from fuselab.capture.card_launch import LaunchArguments, ScalarArgument, TensorArgument, read_launches
-from fuselab.capture.card_limiter import Facts, predict
-from fuselab.capture.card_operators import Operators, read_operators
-from fuselab.capture.card_triton import TritonSource, argument_names, launch_grid, read_triton_source
-from fuselab.capture.output_code import OutputCode
-from fuselab.capture.repro import ReproFacts, argument_node, input_node, repro_script
-from fuselab.capture.trace import CompiledGraph
-from fuselab.ir.instructions import InstructionMix, parse_sass
+from fuselab.card.fusion import refusals_of, scheduled
+from fuselab.card.graph import GraphFacts
+from fuselab.card.kernel import AbsentError, KernelFacts, named
+from fuselab.card.launch import LaunchArguments, ScalarArgument, TensorArgument, read_launches
+from fuselab.card.limiter import Facts, predict
+from fuselab.card.operators import Operators, read_operators
+from fuselab.card.repro import ReproFacts, argument_node, input_node, repro_script
+from fuselab.ir.instructions import InstructionMix
 from fuselab.ir.instructions_cpu import parse_assembly
-from fuselab.ir.occupancy import Occupancy, occupancy
-from fuselab.ir.traffic import Traffic, measure_traffic
-from fuselab.ir.traffic_cpp import CppAccesses, read_cpp
-from fuselab.ir.traffic_ttir import TtirAccesses, read_ttir
-from fuselab.targets import TARGETS, Target, match
+from fuselab.targets import Target
 
-__all__ = ["CARD_VERSION", "AbsentError", "CardBuilder"]
+__all__ = ["CARD_VERSION", "CardBuilder"]
 
 CARD_VERSION = 2
 
@@ -37,71 +30,22 @@ _OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 _MOST_LAUNCHES = 20
 
 
-class AbsentError(Exception):
-    """A section cannot be made; the message says why."""
-
-
-@dataclass
-class _Kernel:
-    """What is worked out for one kernel on the way to its card."""
-
-    card: dict[str, Any]
-    folder: Path
-    launch: LaunchArguments | None = None
-    names: tuple[str, ...] = ()
-    source: TritonSource | None = None
-    grid: tuple[int, int, int] | None = None
-    grid_absent: str = ""
-    target: Target | None = None
-    target_absent: str = ""
-    traffic: Traffic | None = None
-    ttir: TtirAccesses | None = None
-    cpp: CppAccesses | None = None
-    mix: InstructionMix | None = None
-    occupancy: Occupancy | None = None
-    sizes: dict[str, int] = field(default_factory=dict)
-
-    def text(self, stage: str) -> str:
-        """A stage's text; Absent where it was not saved."""
-        path = self.folder / stage
-        if not path.is_file():
-            raise AbsentError(f"{stage} was not captured")
-        return path.read_text(encoding="utf-8", errors="replace")
-
-
 class CardBuilder:
     """Fills in the cards of one graph's kernels.
 
     Args:
         graph: the graph.
-        code: its output module, read.
-        target: the device that the kernels are for; None: the GPU that is present, else the described device whose
-            architecture and multiprocessors their sources name.
-        timings: what autotuning timed, by hash of the configuration.
+        target: the device that the kernels are for; None: the described device whose architecture and multiprocessors
+            their sources name.
     """
 
-    def __init__(
-        self,
-        graph: CompiledGraph,
-        code: OutputCode,
-        target: Target | None = None,
-        timings: Mapping[str, TimedConfiguration] | None = None,
-    ) -> None:
+    def __init__(self, graph: GraphFacts, target: Target | None = None) -> None:
         self._graph = graph
-        self._target = target or _present_target(graph)
-        self._timings = timings or {}
+        self._target = target
         self._launches: dict[str, list[LaunchArguments]] = {}
-        for launch in read_launches(graph.output_path.read_text(encoding="utf-8")):
+        for launch in read_launches(graph.code):
             self._launches.setdefault(launch.kernel, []).append(launch)
-        self._nodes_of: dict[str, list[str]] = {}
-        for launched in code.launches:
-            self._nodes_of.setdefault(launched.name, []).extend(graph.nodes_of.get(launched.key, ()))
-        groups = graph.snapshot.schedule if graph.snapshot is not None else ()
-        self._schedule = scheduled(groups, self._nodes_of)
-        self._buffers = graph.snapshot.buffers if graph.snapshot is not None else {}
-        self._post_grad = ""
-        if graph.post_grad_path is not None and graph.post_grad_path.is_file():
-            self._post_grad = graph.post_grad_path.read_text(encoding="utf-8", errors="replace")
+        self._schedule = scheduled(graph.schedule or (), graph.nodes_of)
 
     def fill(self, card: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], str | None]:
         """A kernel's whole card, and the text of its ``repro.py``; None where it cannot have one.
@@ -110,11 +54,17 @@ class CardBuilder:
             card: what the kernel's record and its binary say.
             folder: where its source and stages were saved.
         """
-        kernel = _Kernel(dict(card), folder)
-        prepared = _section(self._prepare, kernel)
+        kernel = KernelFacts(dict(card), folder)
+        launches = self._launches.get(str(card["name"]), [])
+
+        def read(this: KernelFacts) -> dict[str, Any]:
+            this.read(launches[0] if launches else None, self._target)
+            return {}
+
+        prepared = _section(read, kernel)
         repro: list[str] = []
 
-        def script(this: _Kernel) -> dict[str, Any]:
+        def script(this: KernelFacts) -> dict[str, Any]:
             repro.append(self._repro(this))
             return {"file": "repro.py", "run": "python repro.py"}
 
@@ -133,95 +83,7 @@ class CardBuilder:
             sections["incomplete"] = prepared["absent"]
         return {**kernel.card, **sections}, next(iter(repro), None)
 
-    def _prepare(self, kernel: _Kernel) -> dict[str, Any]:
-        """Everything that several sections need, each as far as it can be had."""
-        launches = self._launches.get(kernel.card["name"], [])
-        kernel.launch = launches[0] if launches else None
-        backend = kernel.card["backend"]
-        if backend == "triton":
-            self._prepare_triton(kernel)
-        elif backend == "cpp":
-            try:
-                kernel.cpp = read_cpp(kernel.text("kernel.cpp"), {})
-                kernel.names = tuple(argument.name for argument in kernel.cpp.arguments)
-                kernel.sizes = _sizes(kernel)
-                kernel.cpp = read_cpp(kernel.text("kernel.cpp"), kernel.sizes)
-            except (AbsentError, ValueError):
-                kernel.cpp = None
-        for measure in (self._measure_traffic, self._measure_mix, self._measure_occupancy):
-            measure(kernel)
-        return {}
-
-    def _prepare_triton(self, kernel: _Kernel) -> None:
-        try:
-            kernel.source = read_triton_source(kernel.text("kernel.py"))
-        except (AbsentError, ValueError, SyntaxError) as error:
-            kernel.grid_absent = f"the kernel's source could not be read: {error}"
-            return
-        if kernel.launch is not None:
-            kernel.names = argument_names(kernel.source, len(kernel.launch.arguments))
-        kernel.sizes = {**kernel.source.sizes, **_sizes(kernel)}
-        config = {k: v for k, v in (kernel.card.get("config") or {}).items() if isinstance(v, int)}
-        found = launch_grid(kernel.source.inductor_meta, config, kernel.sizes)
-        if isinstance(found, str):
-            kernel.grid_absent = found
-        else:
-            kernel.grid = found
-        kernel.target, kernel.target_absent = self._find_target(kernel.source)
-        try:
-            kernel.ttir = read_ttir(kernel.text("ttir"), kernel.sizes, kernel.grid)
-        except (AbsentError, ValueError):
-            kernel.ttir = None
-
-    def _find_target(self, source: TritonSource) -> tuple[Target | None, str]:
-        if self._target is not None:
-            return self._target, ""
-        cc, count = source.device.get("cc"), source.device.get("multi_processor_count")
-        if not isinstance(cc, int):
-            return None, f"no described device has the architecture {cc!r}"
-        capability = divmod(cc, 10)
-        same = [t for t in TARGETS.values() if t.compute_capability == capability]
-        exact = [t for t in same if t.multiprocessors == count]
-        if len(exact) == 1:
-            return exact[0], ""
-        names = ", ".join(t.name for t in exact or same)
-        why = f"several described devices fit ({names})" if same else f"no described device has capability {capability}"
-        # What a multiprocessor holds is the same for all of them; how fast memory is differs.
-        either = exact or same
-        return (either[0] if either else None), why
-
-    def _measure_traffic(self, kernel: _Kernel) -> None:
-        found = kernel.ttir or kernel.cpp
-        if found is None:
-            return
-        sizes: dict[str, int | None] = {}
-        if kernel.launch is not None and len(kernel.names) == len(kernel.launch.arguments):
-            for name, argument in zip(kernel.names, kernel.launch.arguments, strict=True):
-                if isinstance(argument, TensorArgument):
-                    sizes[name] = math.prod(argument.shape)
-        kernel.traffic = measure_traffic(found.accesses, sizes, found.reasons)
-
-    def _measure_mix(self, kernel: _Kernel) -> None:
-        try:
-            text = kernel.text("sass")
-            trips = [loop.trips for loop in kernel.ttir.loops] if kernel.ttir else []
-            kernel.mix = parse_sass(text, trips=trips)
-        except (AbsentError, ValueError):
-            kernel.mix = None
-
-    def _measure_occupancy(self, kernel: _Kernel) -> None:
-        card = kernel.card
-        if kernel.target is None or card.get("registers") is None or card.get("num_warps") is None:
-            return
-        programs = None if kernel.grid is None else math.prod(kernel.grid)
-        try:
-            kernel.occupancy = occupancy(
-                kernel.target, card["registers"], card.get("shared_bytes") or 0, card["num_warps"], programs
-            )
-        except ValueError as error:
-            kernel.target_absent = str(error)
-
-    def _launch(self, kernel: _Kernel) -> dict[str, Any]:
+    def _launch(self, kernel: KernelFacts) -> dict[str, Any]:
         launches = self._launches.get(kernel.card["name"], [])
         if kernel.card["backend"] == "extern":
             raise AbsentError("a library's kernel: its launch is not Inductor's own")
@@ -233,21 +95,21 @@ class CardBuilder:
         return {
             "grid": grid,
             "programs": None if kernel.grid is None else math.prod(kernel.grid),
-            "arguments": [_described(name, a) for name, a in _named(kernel.names, launches[0])],
+            "arguments": [_described(name, a) for name, a in named(kernel.names, launches[0])],
             "launches": [
                 {"line": launch.line, "arguments": [_short(a) for a in launch.arguments]}
                 for launch in launches[:_MOST_LAUNCHES]
             ],
         }
 
-    def _split(self, kernel: _Kernel) -> dict[str, Any]:
-        if self._graph.snapshot is None:
+    def _split(self, kernel: KernelFacts) -> dict[str, Any]:
+        if self._graph.schedule is None:
             raise AbsentError("taken from Inductor's cache, which does not keep what the scheduler said")
         if not self._schedule.kernel_of:
             raise AbsentError("Inductor's schedule could not be read in this version of torch")
         name = kernel.card["name"]
         found = refusals_of(name, self._schedule, self._graph.refusals)
-        others = [other for other in self._nodes_of if other != name]
+        others = [other for other in self._graph.nodes_of if other != name]
         silent = [other for other in others if other not in {refusal.neighbour for refusal in found}]
         return {
             "from": [refusal.summary() for refusal in found],
@@ -255,12 +117,12 @@ class CardBuilder:
             "alone": not others,
         }
 
-    def _autotune(self, kernel: _Kernel) -> dict[str, Any]:
+    def _autotune(self, kernel: KernelFacts) -> dict[str, Any]:
         if kernel.card["backend"] != "triton":
             raise AbsentError("only Triton kernels are tuned")
         chosen = kernel.card.get("triton_hash")
         others = [other.get("triton_hash") for other in kernel.card.get("other_configurations") or ()]
-        timed = [self._timings[name] for name in dict.fromkeys([chosen, *others]) if name in self._timings]
+        timed = [self._graph.timings[name] for name in dict.fromkeys([chosen, *others]) if name in self._graph.timings]
         if not timed:
             raise AbsentError(
                 "it has one configuration: there was nothing to choose"
@@ -270,7 +132,7 @@ class CardBuilder:
         timed.sort(key=lambda t: (t.time_us is None, t.time_us))
         return {"configurations": [{**vars(t), "chosen": t.triton_hash == chosen} for t in timed]}
 
-    def _traffic(self, kernel: _Kernel) -> dict[str, Any]:
+    def _traffic(self, kernel: KernelFacts) -> dict[str, Any]:
         backend = kernel.card["backend"]
         if backend not in ("triton", "cpp"):
             raise AbsentError(f"a kernel of backend {backend} is not read")
@@ -280,7 +142,7 @@ class CardBuilder:
             raise AbsentError(f"the grid is not known: {kernel.grid_absent}")
         return kernel.traffic.summary()
 
-    def _occupancy(self, kernel: _Kernel) -> dict[str, Any]:
+    def _occupancy(self, kernel: KernelFacts) -> dict[str, Any]:
         if kernel.card["backend"] != "triton":
             raise AbsentError("not a GPU kernel")
         if kernel.occupancy is None:
@@ -288,7 +150,7 @@ class CardBuilder:
         device = kernel.target.device_name if kernel.target else ""
         return {"device": device, **kernel.occupancy.summary()}
 
-    def _instructions(self, kernel: _Kernel) -> dict[str, Any]:
+    def _instructions(self, kernel: KernelFacts) -> dict[str, Any]:
         if kernel.card["backend"] == "cpp":
             try:
                 return parse_assembly(kernel.text("assembly"), kernel.cpp.name if kernel.cpp else "kernel").summary()
@@ -306,7 +168,7 @@ class CardBuilder:
             a_element = kernel.mix.total * threads / elements
         return {"an_element": a_element, **kernel.mix.summary()}
 
-    def _limiter(self, kernel: _Kernel) -> dict[str, Any]:
+    def _limiter(self, kernel: KernelFacts) -> dict[str, Any]:
         if kernel.card["backend"] != "triton":
             raise AbsentError("the model is of described GPUs")
         if kernel.target is None or (kernel.target_absent and self._target is None):
@@ -337,7 +199,7 @@ class CardBuilder:
         except ValueError as error:
             raise AbsentError(str(error)) from error
 
-    def _repro(self, kernel: _Kernel) -> str:
+    def _repro(self, kernel: KernelFacts) -> str:
         card = kernel.card
         if card["backend"] not in ("triton", "cpp"):
             raise AbsentError(f"a kernel of backend {card['backend']} is not Inductor's own source")
@@ -365,7 +227,7 @@ class CardBuilder:
             launch=kernel.launch,
             names=kernel.names,
             roles=roles,
-            buffer_nodes=self._buffers,
+            buffer_nodes=self._graph.buffers,
             operators=self._operators(kernel, roles),
             signature=[f"{'const ' if a.const else ''}{a.type}{'*' if a.pointer else ''}" for a in cpp],
             grid=kernel.grid,
@@ -377,53 +239,30 @@ class CardBuilder:
         except ValueError as error:
             raise AbsentError(str(error)) from error
 
-    def _operators(self, kernel: _Kernel, roles: Mapping[str, str]) -> Operators:
-        if not self._post_grad:
+    def _operators(self, kernel: KernelFacts, roles: Mapping[str, str]) -> Operators:
+        if not self._graph.post_grad:
             return Operators(reason="the post-grad graph was not captured")
-        if not self._buffers:
+        if not self._graph.buffers:
             return Operators(reason="which graph node each buffer holds was not recorded")
         inputs, outputs = [], []
-        for name, argument in _named(kernel.names, kernel.launch):
+        for name, argument in named(kernel.names, kernel.launch):
             if not isinstance(argument, TensorArgument):
                 continue
             role = roles.get(name, "input")
-            if role != "output" and (node := input_node(argument, self._buffers, role == "in-out")):
+            if role != "output" and (node := input_node(argument, self._graph.buffers, role == "in-out")):
                 inputs.append(node)
-            if role != "input" and (node := argument_node(argument, self._buffers)):
+            if role != "input" and (node := argument_node(argument, self._graph.buffers)):
                 outputs.append(node)
-        return read_operators(self._post_grad, inputs, outputs)
+        return read_operators(self._graph.post_grad, inputs, outputs)
 
 
-def _section(make: Callable[[_Kernel], dict[str, Any]], kernel: _Kernel) -> dict[str, Any]:
+def _section(make: Callable[[KernelFacts], dict[str, Any]], kernel: KernelFacts) -> dict[str, Any]:
     try:
         return make(kernel)
     except AbsentError as absent:
         return {"absent": str(absent)}
     except Exception as error:  # noqa: BLE001 - raising here would fail the user's compilation
         return {"absent": f"it could not be made: {type(error).__name__}: {error}"}
-
-
-def _present_target(graph: CompiledGraph) -> Target | None:
-    """The described device that the GPU of this machine is, for a graph that was compiled for it."""
-    if graph.snapshot is None or "cuda" not in {device.partition(":")[0] for device in graph.snapshot.devices}:
-        return None
-    import torch
-
-    return match(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-
-
-def _named(names: tuple[str, ...], launch: LaunchArguments | None) -> list[tuple[str, Any]]:
-    arguments = launch.arguments if launch else ()
-    return [(names[i] if i < len(names) else f"argument {i}", a) for i, a in enumerate(arguments)]
-
-
-def _sizes(kernel: _Kernel) -> dict[str, int]:
-    """Integer arguments of the launch by name."""
-    return {
-        name: argument.value
-        for name, argument in _named(kernel.names, kernel.launch)
-        if isinstance(argument, ScalarArgument) and isinstance(argument.value, int)
-    }
 
 
 def _described(name: str, argument: Any) -> dict[str, Any]:

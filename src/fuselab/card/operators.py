@@ -11,7 +11,7 @@ import ast
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fuselab.capture.output_code import dotted
+from fuselab.ir.syntax import dotted
 
 __all__ = ["Operators", "read_operators"]
 

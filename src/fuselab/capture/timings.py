@@ -6,26 +6,12 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from fuselab.capture import internals
+from fuselab.card.graph import TimedConfiguration
 
-__all__ = ["TimedConfiguration", "recorded_timings"]
-
-
-@dataclass(frozen=True)
-class TimedConfiguration:
-    """One configuration of a kernel that Inductor timed."""
-
-    triton_hash: str
-    """Hash of its compilation: the name of its directory in Triton's cache."""
-    time_us: float | None
-    """Microseconds, the least it was seen to take; None where it was turned down without being timed (spills)."""
-    config: dict[str, Any] = field(default_factory=dict)
-    """Block sizes, ``num_warps`` and ``num_stages``."""
-    registers: int | None = None
-    spills: int | None = None
+__all__ = ["recorded_timings"]
 
 
 @contextlib.contextmanager

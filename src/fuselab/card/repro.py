@@ -1,6 +1,6 @@
 """``repro.py``: a script beside a captured kernel that builds its inputs, runs it, checks it and times it alone.
 
-Pure: text from facts. The script is :mod:`fuselab.capture.repro_script`, read as text, with what is particular to the
+Pure: text from facts. The script is :mod:`fuselab.card.repro_script`, read as text, with what is particular to the
 kernel filled in as data; it imports nothing of this package.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fuselab.capture.card_launch import LaunchArguments, ScalarArgument, TensorArgument
-from fuselab.capture.card_operators import Operators
+from fuselab.card.launch import LaunchArguments, ScalarArgument, TensorArgument
+from fuselab.card.operators import Operators
 
 __all__ = ["ReproFacts", "repro_script"]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fuselab.capture.output_code import dotted
+from fuselab.ir.syntax import dotted
 
 __all__ = ["TritonSource", "argument_names", "launch_grid", "read_triton_source"]
 

@@ -12,9 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fuselab.capture.internals import FusedGroup
-
-__all__ = ["PLAIN_WORDS", "Refusal", "Scheduled", "plain_words", "refusals_of", "scheduled"]
+__all__ = ["PLAIN_WORDS", "FusedGroup", "Refusal", "Scheduled", "plain_words", "refusals_of", "scheduled"]
 
 PLAIN_WORDS: tuple[tuple[str, str], ...] = (
     (
@@ -119,6 +117,18 @@ PLAIN_WORDS: tuple[tuple[str, str], ...] = (
 
 _REFUSAL = re.compile(r"cannot fuse (?P<first>\S+) with (?P<second>\S+): (?P<reason>.*)", re.DOTALL)
 _LONGEST = 400
+
+
+@dataclass(frozen=True)
+class FusedGroup:
+    """One scheduler node after fusion."""
+
+    name: str
+    """The scheduler's name: its members', joined."""
+    kind: str
+    """Class of the scheduler node: ``FusedSchedulerNode``, ``ExternKernelSchedulerNode``, ..."""
+    members: tuple[tuple[str, tuple[str, ...]], ...]
+    """Each member's name with the post-grad nodes that it comes from."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fuselab.capture.output_code import dotted
+from fuselab.ir.syntax import dotted
 
 __all__ = ["ELEMENT_BYTES", "LaunchArguments", "ScalarArgument", "TensorArgument", "Unknown", "read_launches"]
 

@@ -1,0 +1,76 @@
+"""What limits a kernel: predicted from facts, judged by measurements."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from fuselab.card.limiter import LAUNCH_US, Facts, judge, predict
+from fuselab.ir.addresses import Dim, Index
+from fuselab.ir.instructions import InstructionMix
+from fuselab.ir.occupancy import occupancy
+from fuselab.ir.traffic import Access, measure_traffic
+from fuselab.targets import find
+
+
+def facts(programs: int, elements: int, *, instructions: int = 100, special: int = 0, warps: int = 4, rounds: int = 1):
+    """A kernel that copies float32 on an H200, with so many instructions a warp."""
+    program, lane = Dim("program", programs), Dim("lane", elements // programs)
+    address = Index.of(program) * lane.extent + Index.of(lane)
+    traffic = measure_traffic(
+        [Access("x", "load", 4, (program, lane), address), Access("y", "store", 4, (program, lane), address)]
+    )
+    mix = InstructionMix(total=instructions, classes=Counter({"float": instructions - special, "special": special}))
+    return Facts(find("h200"), traffic, mix, occupancy(find("h200"), 32, 0, warps, programs), programs, warps, rounds)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "limiter"),
+    [
+        (facts(65536, 1 << 26), "memory"),
+        (facts(65536, 1 << 26, instructions=2000), "instructions"),
+        (facts(65536, 1 << 26, instructions=1000, special=300), "instructions"),
+        (facts(8, 8192), "latency"),
+        (facts(8, 8192, rounds=0), "launch"),
+        (facts(8, 1 << 20, rounds=64), "latency"),
+    ],
+)
+def test_predictions(kernel, limiter):
+    found = predict(kernel)
+    assert found.limiter == limiter
+    assert found.summary()["measured"] is None
+    if limiter != "launch":
+        assert max(found.times_us, key=found.times_us.get) == limiter
+    else:
+        assert max(t for n, t in found.times_us.items() if n != "launch") < LAUNCH_US
+
+
+def test_predicted_memory_time_is_bytes_over_bandwidth():
+    found = predict(facts(65536, 1 << 26))
+    assert found.times_us["memory"] == pytest.approx((2 * 4 << 26) / 4.8e12 / 0.9 * 1e6, rel=1e-3)
+
+
+def test_special_functions_take_eight_times_a_float_instruction():
+    # 16 a clock and multiprocessor against 128.
+    plain, special = (
+        predict(facts(65536, 1 << 26, instructions=4000, special=s)).times_us["instructions"] for s in (0, 4000)
+    )
+    assert special / plain == pytest.approx(8)
+
+
+@pytest.mark.parametrize(
+    ("figures", "measured"),
+    [
+        ((1.0, 0.75, 0.9, 0.9), "launch"),
+        ((40.0, 0.75, 18.0, 35.0), "memory"),
+        ((40.0, 0.75, 39.0, 77.0), "instructions"),
+        ((40.0, 0.75, 39.0, 45.0), "latency"),
+    ],
+)
+def test_measured_limiters(figures, measured):
+    names = ("time_us", "empty_us", "cached_us", "cached_twice_us")
+    judged = judge("memory", dict(zip(names, figures, strict=True)))
+    assert judged["limiter"] == measured
+    assert judged["verdict"] == ("confirmed" if measured == "memory" else "corrected")
+    assert judge(None, dict(zip(names, figures, strict=True)))["verdict"] == "not predicted"
