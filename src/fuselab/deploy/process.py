@@ -92,7 +92,9 @@ def ask(
     try:
         found: Answer = msgspec.json.decode(answer.read_bytes(), type=Answer)
     except FileNotFoundError:
-        said = (finished.errors or finished.output).strip()[-2000:]
+        said = (finished.errors or finished.output).strip()
+        crashed = said.rfind("Current thread")  # faulthandler lists every thread; the one that died is the current one
+        said = said[-2000:] if crashed < 0 else said[crashed:][:2000]
         raise WorkerError(
             f"the process that was to {_VERBS[type(request)]} died: "
             f"{finished.problem or 'it ended without an answer'}" + (f"\n{said}" if said else ""),
