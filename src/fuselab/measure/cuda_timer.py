@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import math
 import time
 import warnings
@@ -92,13 +93,20 @@ def _capturing(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream
     """Capture what is called on ``stream``.
 
     ``torch.cuda.graph`` also waits for the device and gives all cached memory back, which takes longer than to capture.
+    Garbage that Python collects meanwhile may hold memory of the device, and to free that invalidates a capture.
     """
-    with torch.cuda.stream(stream):
-        graph.capture_begin(pool=pool)
-        try:
-            yield
-        finally:
-            graph.capture_end()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.cuda.stream(stream):
+            graph.capture_begin(pool=pool)
+            try:
+                yield
+            finally:
+                graph.capture_end()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -251,6 +259,10 @@ class GraphCell:
             with torch.cuda.stream(self.stream):
                 self.work.draw_grad_outputs()
         torch.cuda.synchronize()
+        if self._captures == 1:
+            # The pool grows in the first capture, where the allocator cannot give cached memory back. Later ones find theirs
+            # there.
+            torch.cuda.empty_cache()
         outside = torch.cuda.current_stream()
         try:
             with torch.enable_grad():
@@ -296,6 +308,7 @@ class GraphCell:
         sets = self.work.rotation.sets
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # these forwards keep what two graphs had in turn
         with torch.enable_grad(), _capturing(graph, self._pool.handle, self.stream):
             kept = [self.work.pending(number, sets[number]).differentiate() for number in self._numbers]
         del kept
