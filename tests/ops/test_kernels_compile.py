@@ -26,7 +26,8 @@ POINTERS = {
     torch.bool: "*i1",
 }
 MODULES = [
-    sys.modules[f"fuselab.ops.{name}"] for name in ("layer_norm_gelu", "softmax_dropout", "rms_norm", "silu", "gate")
+    sys.modules[f"fuselab.ops.{name}"]
+    for name in ("layer_norm_gelu", "softmax_dropout", "rms_norm", "silu", "gate", "flat")
 ]
 HOPPER = GPUTarget("cuda", 90, 32)
 

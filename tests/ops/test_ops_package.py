@@ -16,10 +16,13 @@ from fuselab.ops.philox import dropout_arguments
 
 MODULES = [
     "autograd",
+    "bound",
+    "flat",
     "gate",
     "geglu",
     "gelu",
     "inputs",
+    "internals",
     "launch",
     "layer_norm_gelu",
     "philox",

@@ -17,6 +17,7 @@ __all__ = [
     "check_tensors",
     "check_vector",
     "compute_dtype",
+    "is_plain",
     "is_traced",
     "needs_grad",
     "rows",
@@ -86,6 +87,11 @@ def check_choice(operator: str, name: str, value: str, allowed: tuple[str, ...])
     """
     if value not in allowed:
         raise ValueError(f"{operator}: {name}={value!r}; allowed: {', '.join(map(repr, allowed))}")
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether this is an eager call with an ordinary tensor, which takes the direct way; see ``is_traced``."""
+    return type(x) in _PLAIN and not torch.compiler.is_compiling()
 
 
 def is_traced(x: Tensor) -> bool:

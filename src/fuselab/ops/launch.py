@@ -100,16 +100,19 @@ def persistent_programs(tiles: int, device: torch.device) -> int:
     return fewer(tiles, most)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> Any:
     """Launch ``kernel`` on ``device``, which need not be the current one (Triton itself launches on the current one).
 
     ``kernel`` is a jitted function, or what ``wrap_triton`` made of it: then Inductor takes care of the device.
+
+    Returns:
+        What Triton compiled, which ``fuselab.ops.bound`` can start again; None for a kernel that is traced or
+        interpreted.
     """
     if isinstance(kernel, JITFunction) and device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            kernel[grid](*args, **meta)
-    else:
-        kernel[grid](*args, **meta)
+            return kernel[grid](*args, **meta)
+    return kernel[grid](*args, **meta)
 
 
 def wrap_triton(kernel: Any) -> Any:

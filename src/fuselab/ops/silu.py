@@ -13,6 +13,8 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from fuselab.ops.autograd import refuse_second_derivative
+from fuselab.ops.bound import BoundLaunches
+from fuselab.ops.flat import BLOCK, launch_flat, load, offsets, sigmoid, store
 from fuselab.ops.gate import (
     check_gate,
     differentiate_gate,
@@ -22,8 +24,8 @@ from fuselab.ops.gate import (
     gate_output,
     halves,
 )
-from fuselab.ops.inputs import check_tensors, compute_dtype, is_traced, needs_grad
-from fuselab.ops.launch import ELEMENTS, launch, operator, wrap_triton
+from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, is_traced, needs_grad
+from fuselab.ops.launch import operator, wrap_triton
 
 __all__ = ["SiLU", "SwiGLU", "silu", "silu_reference", "swiglu", "swiglu_reference"]
 
@@ -43,23 +45,21 @@ def swiglu_reference(a: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 @triton.jit
-def _silu_forward_kernel(x_ptr, y_ptr, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    # 64-bit offsets: a tensor may have more than 2^31 elements.
-    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = offset < count
-    x = tl.load(x_ptr + offset, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    tl.store(y_ptr + offset, (x / (1.0 + tl.exp(-x))).to(y_ptr.dtype.element_ty), mask=mask)
+def _silu_forward_kernel(x_ptr, y_ptr, count, EVEN: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    offset = offsets(BLOCK, WIDE)
+    x = load(x_ptr, offset, offset, count, EVEN)
+    store(y_ptr, offset, x * sigmoid(x), offset, count, EVEN)
 
 
 @triton.jit
-def _silu_backward_kernel(x_ptr, dy_ptr, dx_ptr, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = offset < count
-    x = tl.load(x_ptr + offset, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    dy = tl.load(dy_ptr + offset, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    sigmoid = 1.0 / (1.0 + tl.exp(-x))
-    dx = dy * sigmoid * (1.0 + x * (1.0 - sigmoid))
-    tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+def _silu_backward_kernel(  # type: ignore[no-untyped-def]
+    x_ptr, dy_ptr, dx_ptr, count, EVEN: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr
+):
+    offset = offsets(BLOCK, WIDE)
+    x = load(x_ptr, offset, offset, count, EVEN)
+    dy = load(dy_ptr, offset, offset, count, EVEN)
+    s = sigmoid(x)
+    store(dx_ptr, offset, dy * s * (1.0 + x * (1.0 - s)), offset, count, EVEN)
 
 
 @triton.jit
@@ -113,19 +113,20 @@ def _swiglu_backward_kernel(  # type: ignore[no-untyped-def]
     tl.store(db_ptr + row * da_stride + column, (dy * a * sigmoid).to(db_ptr.dtype.element_ty), mask=mask)
 
 
+_FORWARD, _BACKWARD = BoundLaunches(), BoundLaunches()
+
+
 def _silu_forward(kernel: Any, x: Tensor) -> Tensor:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel() != 0:
-        grid = (triton.cdiv(x.numel(), ELEMENTS),)
-        launch(kernel, grid, x.device, x.contiguous(), y, x.numel(), BLOCK=ELEMENTS, num_warps=4)
+        launch_flat(kernel, _FORWARD, x.contiguous(), y)
     return y
 
 
 def _silu_backward(kernel: Any, x: Tensor, dy: Tensor) -> Tensor:
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel() != 0:
-        grid = (triton.cdiv(x.numel(), ELEMENTS),)
-        launch(kernel, grid, x.device, x.contiguous(), dy.contiguous(), dx, x.numel(), BLOCK=ELEMENTS, num_warps=4)
+        launch_flat(kernel, _BACKWARD, x.contiguous(), dy.contiguous(), dx)
     return dx
 
 
@@ -149,8 +150,33 @@ def _swiglu_backward_operator(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[
     return gate_backward(wrap_triton(_swiglu_backward_kernel), a, b, dy)
 
 
+def _eager_forward(x: Tensor) -> Tensor:
+    # The shortest way on the host: the form is known, the kernel bound.
+    count = x.numel()
+    repeat = _FORWARD.get((x.dtype, x.get_device(), count % BLOCK and count))
+    if repeat is not None and x.is_contiguous():
+        y = torch.empty_like(x)
+        if repeat(-(-count // BLOCK), x.data_ptr(), y.data_ptr(), count):
+            return y
+    check_tensors("silu", x=x)
+    return _silu_forward(_silu_forward_kernel, x)
+
+
+def _eager_backward(x: Tensor, dy: Tensor) -> Tensor:
+    count = x.numel()
+    repeat = _BACKWARD.get((x.dtype, dy.dtype, x.get_device(), count % BLOCK and count))
+    if repeat is not None and x.is_contiguous() and dy.is_contiguous():
+        dx = torch.empty_like(x)
+        if repeat(-(-count // BLOCK), x.data_ptr(), dy.data_ptr(), dx.data_ptr(), count):
+            return dx
+    return _silu_backward(_silu_backward_kernel, x, dy)
+
+
 def _differentiate_silu(run: Any, ctx: Any, dy: Tensor) -> Tensor | None:
     (x,) = ctx.saved_tensors
+    if not torch.is_grad_enabled():
+        dx: Tensor = run(x, dy)
+        return dx
     with torch.no_grad():
         dx = run(x, dy)
     return refuse_second_derivative("silu", (dx,), (dy, x))[0]
@@ -160,11 +186,12 @@ class _SiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return _silu_forward(_silu_forward_kernel, x)
+        return _eager_forward(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return _differentiate_silu(lambda x, dy: _silu_backward(_silu_backward_kernel, x, dy), ctx, grads[0])
+        run = _silu_backward_operator if torch.compiler.is_compiling() else _eager_backward
+        return _differentiate_silu(run, ctx, grads[0])
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -209,14 +236,19 @@ def silu(x: Tensor) -> Tensor:
         >>> silu_reference(torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64))
         tensor([-0.2689,  0.0000,  0.7311], dtype=torch.float64)
     """
+    if is_plain(x) and x.is_cuda:
+        if x.requires_grad and torch.is_grad_enabled():
+            y: Tensor = _SiLU.apply(x)  # type: ignore[no-untyped-call]
+            return y
+        return _eager_forward(x)
     check_tensors("silu", x=x)
     if is_traced(x):
         traced: Tensor = _silu_operator(x)
         return traced
     if needs_grad(x):
-        y: Tensor = _SiLU.apply(x)  # type: ignore[no-untyped-call]
+        y = _SiLU.apply(x)  # type: ignore[no-untyped-call]
         return y
-    return _silu_forward(_silu_forward_kernel, x)
+    return _eager_forward(x)
 
 
 def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:

@@ -1,0 +1,153 @@
+"""Launches that are bound: a kernel, compiled and looked up once, started again with nothing but new pointers.
+
+A launch through ``kernel[grid]`` costs tens of microseconds on the host: Triton reads the type, the alignment and the
+divisibility of every argument, makes a key of them and of the options, and looks up the compiled kernel. An operator
+that knows the form of its inputs (dtypes, width, device, options) knows all of that beforehand. So it keeps, by form,
+a function that calls the kernel's C launcher directly and checks at each call the little that a form leaves open.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+from fuselab.ops import internals
+
+__all__ = ["BoundLaunches", "Repeat", "bind"]
+
+Repeat = Callable[..., bool]
+"""``repeat(programs, *pointers, *open_numbers)``: launch again; False, and nothing was done, where that has to go the
+ordinary way: a pointer that is not on a 16-byte boundary, a number of another class than when the kernel was compiled,
+another current device, or somebody who watches launches."""
+
+_MOST_FORMS = 512
+_LARGEST_INT32 = 2**31 - 1
+
+_TEMPLATE = """
+def bind(launch, stream, device, index, head, tail, watched, before):
+    jit, run, knobs, enter, leave, enter_calls, leave_calls = watched
+    {unpack}
+    def repeat(programs{comma}{parameters}):
+        if (
+            {checks}
+            or enter_calls
+            or leave_calls
+            or before
+            or jit.run is not run
+            or knobs.launch_enter_hook is not enter
+            or knobs.launch_exit_hook is not leave
+        ):
+            return False
+        launch(programs, 1, 1, stream(index), {arguments})
+        return True
+    return repeat
+"""
+
+
+class BoundLaunches(dict[Hashable, Repeat]):
+    """Bound launches of one kernel by the form of the inputs; forgets everything when it has grown too long."""
+
+    def bind(self, form: Hashable, compiled: Any, kernel: Any, device: torch.device, *args: Any, **meta: Any) -> None:
+        """Keep the launch that was just made for this form; nothing where it cannot be bound (see ``bind``)."""
+        repeat = bind(compiled, kernel, device, *args, **meta)
+        if repeat is not None:
+            if len(self) >= _MOST_FORMS:
+                self.clear()
+            self[form] = repeat
+
+
+def bind(compiled: Any, kernel: Any, device: torch.device, *args: Any, **meta: Any) -> Repeat | None:
+    """A function that repeats a launch with other pointers, or None where launches cannot be bound.
+
+    Args:
+        compiled: what ``launch`` returned: the compiled kernel, or None.
+        kernel: the jitted function.
+        device: where its tensors are.
+        args: the arguments that it was launched with: tensors first, all of them with elements and on a 16-byte
+            boundary, then numbers. A number in a list of one, ``[count]``, is open: given anew at each call.
+        meta: the arguments by name, constants of the kernel among them, without options such as ``num_warps``.
+    """
+    watched = internals.watched()
+    stream, current = internals.current_raw_stream, internals.current_device
+    if (
+        compiled is None
+        or not isinstance(kernel, JITFunction)
+        or watched is None
+        or stream is None
+        or current is None
+        or torch.version.cuda is None
+    ):
+        return None
+    pointers = [a for a in args if isinstance(a, Tensor)]
+    numbers = args[len(pointers) :]
+    named = dict(zip(kernel.arg_names, args, strict=False)) | meta
+    if any(isinstance(a, Tensor) for a in numbers) or any(p.data_ptr() % 16 for p in pointers):
+        return None
+    rest = [named[name] for name in kernel.arg_names[len(pointers) :] if name in named]
+    if len(pointers) + len(rest) != len(kernel.arg_names):
+        return None
+    launcher = internals.c_launcher(compiled, len(kernel.arg_names))
+    if launcher is None:
+        return None
+    classes = tuple(_class_of(a[0]) if isinstance(a, list) else None for a in rest)
+    if any(c == "wide" for c in classes):
+        return None
+    make = _maker(len(pointers), classes, len(launcher.head), launcher.packed, torch.cuda.device_count() > 1)
+    tail = tuple(a for a in rest if not isinstance(a, list))
+    hooks = getattr(kernel, "pre_run_hooks", ())
+    repeat: Repeat = make(launcher.launch, stream, current, device.index, launcher.head, tail, watched, hooks)
+    return repeat
+
+
+def _class_of(number: int) -> str:
+    """What Triton compiles into a kernel about an integer argument, and what has to hold when it is launched again."""
+    if number > _LARGEST_INT32 or number < 0:
+        return "wide"
+    return "one" if number == 1 else "sixteens" if number % 16 == 0 else "any"
+
+
+@functools.cache
+def _maker(
+    pointers: int, classes: tuple[str | None, ...], heads: int, packed: bool, several_devices: bool
+) -> Callable[..., Repeat]:
+    """A function that makes a bound launch of so many pointers and numbers.
+
+    Written as text, as Triton writes the one that reads its arguments: unpacking tuples and looping over them at every
+    call costs half as much again.
+    """
+    names = [f"p{i}" for i in range(pointers)]
+    numbers, opened, constants = [], [], []
+    aligned, checks = list(names), []
+    for i, kind in enumerate(classes):
+        numbers.append(f"n{i}")
+        (constants if kind is None else opened).append(f"n{i}")
+        if kind == "sixteens":
+            aligned.append(f"n{i}")
+        if kind == "one":
+            checks.append(f"n{i} != 1")
+        elif kind is not None:
+            checks.append(f"n{i} > {_LARGEST_INT32}")
+    checks.insert(0, f"({' | '.join(aligned)}) & 15" if aligned else "False")
+    if several_devices:
+        checks.append("device() != index")
+    head = [f"h{i}" for i in range(heads)]
+    unpack = [f"{', '.join(group)}, = {name}" for name, group in (("head", head), ("tail", constants)) if group]
+    own = [*names, *numbers]
+    arguments = [*head, f"({', '.join(own)},)"] if packed else [*head, *own]
+    parameters = [*names, *opened]
+    text = _TEMPLATE.format(
+        unpack="; ".join(unpack) or "pass",
+        comma=", " if parameters else "",
+        parameters=", ".join(parameters),
+        checks="\n            or ".join(checks),
+        arguments=", ".join(arguments),
+    )
+    scope: dict[str, Any] = {}
+    exec(text, scope)  # noqa: S102 - of numbers and names that are made here
+    maker: Callable[..., Repeat] = scope["bind"]
+    return maker

@@ -1,0 +1,81 @@
+"""Operations element by element: offsets, loads and stores of a flat kernel, its sigmoid, and how it is launched.
+
+A thread makes one 16-byte access a stream in half precision, as ``torch.compile``'s pointwise kernels do. Nothing is
+masked where the number of elements is a multiple of the block, and offsets are 32 bits wide where that is enough.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+from fuselab.ops.bound import BoundLaunches
+from fuselab.ops.launch import launch
+
+__all__ = ["BLOCK", "launch_flat", "load", "offsets", "sigmoid", "store"]
+
+BLOCK = 1024
+"""Elements of a program."""
+
+_WARPS = 4
+_LARGEST_INT32 = 2**31 - 1
+
+
+@triton.jit
+def offsets(BLOCK: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The elements of this program, in 64 bits where the tensor has more than 2^31 of them."""
+    program = tl.program_id(0)
+    if WIDE:
+        program = program.to(tl.int64)
+    return program * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
+def load(pointer, offset, index, count, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What lies at ``offset`` in float32, for the elements with an ``index`` below ``count``: all of them if EVEN."""
+    if EVEN:
+        return tl.load(pointer + offset).to(tl.float32)
+    else:
+        return tl.load(pointer + offset, mask=index < count).to(tl.float32)
+
+
+@triton.jit
+def store(pointer, offset, value, index, count, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Store a float32 value in the pointer's dtype; as ``load``."""
+    if EVEN:
+        tl.store(pointer + offset, value.to(pointer.dtype.element_ty))
+    else:
+        tl.store(pointer + offset, value.to(pointer.dtype.element_ty), mask=index < count)
+
+
+@triton.jit
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """``1 / (1 + exp(-x))`` in float32.
+
+    By exp2, which flushes its subnormal results to zero and is cheaper for that; in a sum with 1 they are nothing.
+    """
+    return 1.0 / (1.0 + tl.exp2(x * -1.4426950408889634))
+
+
+def launch_flat(kernel: Any, bound: BoundLaunches, *tensors: Tensor) -> None:
+    """Launch a kernel of contiguous tensors of one size, ``kernel(*pointers, count, EVEN, WIDE, BLOCK)``, and bind it.
+
+    The form that it is bound for is the dtypes, the device's index, and 0 for a multiple of ``BLOCK`` elements, else
+    how many there are: that is what a caller has to look up.
+    """
+    count = tensors[0].numel()
+    # Of a symbolic size neither is asked for: a compiled graph would hold for the answer only.
+    known = isinstance(count, int)
+    even = known and count % BLOCK == 0
+    wide = not known or count > _LARGEST_INT32
+    device = tensors[0].device
+    grid = (triton.cdiv(count, BLOCK),)
+    meta = {"EVEN": even, "WIDE": wide, "BLOCK": BLOCK}
+    compiled = launch(kernel, grid, device, *tensors, count, **meta, num_warps=_WARPS)
+    if compiled is not None and isinstance(kernel, JITFunction):
+        form = (*(t.dtype for t in tensors[:-1]), device.index, count % BLOCK and count)
+        bound.bind(form, compiled, kernel, device, *tensors, [count], **meta)

@@ -1,0 +1,117 @@
+"""Private names of Triton and torch that a bound launch needs, feature-detected in this one place.
+
+Nothing here is needed for right answers: where a name is missing, or does not behave as it did in the versions that
+these were read in (Triton 3.6 to 3.9, torch 2.11 to 2.15), there is no bound launch and kernels start the ordinary way.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton.runtime.jit import JITFunction
+
+__all__ = ["CLauncher", "Watched", "c_launcher", "current_device", "current_raw_stream", "watched"]
+
+current_raw_stream: Callable[[int], int] | None = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+"""Handle of the stream that is current on a device, the one that Triton itself launches on."""
+
+current_device: Callable[[], int] | None = getattr(torch._C, "_cuda_getDevice", None)
+"""Index of the current CUDA device, without asking first whether CUDA was initialised."""
+
+_MARKS = 4
+"""Arguments of a launcher before the kernel's own that change from call to call: the grid's three sizes, the stream."""
+
+
+class CLauncher(NamedTuple):
+    """How the C function that starts a compiled kernel is called: ``launch(*grid, stream, *head, *arguments)``."""
+
+    launch: Callable[..., None]
+    head: tuple[Any, ...]
+    """The function's handle, its metadata, no scratch memory, no hooks."""
+    packed: bool
+    """Whether the kernel's arguments are one tuple, the last argument."""
+
+
+class Watched(NamedTuple):
+    """Where somebody who wants to see launches puts himself; a bound launch steps aside while anybody has."""
+
+    jit: type
+    """The class whose ``run`` profilers and our own capture replace."""
+    run: Callable[..., Any]
+    """Its own ``run``."""
+    knobs: Any
+    """``triton.knobs.runtime``, which has the two hooks."""
+    enter: Any
+    leave: Any
+    enter_calls: Sequence[Any]
+    leave_calls: Sequence[Any]
+
+
+@functools.cache
+def watched() -> Watched | None:
+    """The hooks of this Triton; None where it has others, or none that can be looked at."""
+    run = vars(JITFunction).get("run")
+    knobs = getattr(getattr(triton, "knobs", None), "runtime", None)
+    enter, leave = (getattr(knobs, f"launch_{side}_hook", _absent) for side in ("enter", "exit"))
+    if not callable(run) or _absent in (enter, leave):
+        return None
+    chains = []
+    for hook in (enter, leave):
+        calls = () if hook is None else getattr(hook, "calls", _absent)
+        if not isinstance(calls, list | tuple):  # a function that somebody put there before we looked
+            return None
+        chains.append(calls)
+    return Watched(JITFunction, inspect.unwrap(run), knobs, enter, leave, *chains)
+
+
+_absent = object()
+
+
+class _Recorder:
+    """In the place of a launcher's C function: keeps what it is called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(self, *args: Any) -> None:
+        self.calls.append(args)
+
+
+def c_launcher(compiled: Any, arguments: int) -> CLauncher | None:
+    """How to start a compiled kernel with so many arguments past Triton's Python; None where that cannot be told.
+
+    Triton's launcher for a kernel is an object with the C function as its ``launch``, and what it passes to that has
+    changed from version to version. So a copy of it is called once with marks for arguments and a recorder for the C
+    function: nothing is launched, and what comes out says which places the grid, the stream and the arguments have.
+    """
+    metadata = getattr(compiled, "metadata", None)
+    if any(getattr(metadata, f"{kind}_scratch_size", 0) for kind in ("global", "profile")):
+        return None  # memory that Triton allocates anew for every launch
+    marks = tuple(range(1_000_003, 1_000_003 + _MARKS))
+    given = tuple(range(2_000_003, 2_000_003 + arguments))
+    recorder = _Recorder()
+    try:
+        launcher = compiled.run
+        launch = launcher.launch
+        stand_in = copy.copy(launcher)
+        stand_in.launch = recorder
+        stand_in(*marks, compiled.function, compiled.packed_metadata, None, None, None, *given)
+        (call,) = recorder.calls
+    except (AttributeError, TypeError, ValueError):
+        return None
+    if call[:_MARKS] != marks or not callable(launch):
+        return None
+    packed = bool(call) and isinstance(call[-1], tuple | list) and tuple(call[-1]) == given
+    spliced = not packed and call[len(call) - arguments :] == given
+    if not packed and not spliced:
+        return None
+    head = call[_MARKS:-1] if packed else call[_MARKS : len(call) - arguments]
+    if any(isinstance(value, int) and value in marks + given for value in head):
+        return None
+    return CLauncher(launch, tuple(head), packed)
