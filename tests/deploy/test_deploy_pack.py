@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,30 @@ def test_served_from_it_with_other_weights_read_only_caches_and_no_compiler(pack
         expected = {"calls": 2, "undeclared": 1, "compared": 1, "mismatches": 0, "fallbacks": 0, "cold_calls": 0}
         assert {name: answer[name] for name in expected} == expected
     assert not answers["aoti"]["inductor"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "path", "refuse", "shimmed"),
+    [
+        ("CXX", False, False, False),
+        ("CXX", True, False, False),
+        ("CXX", True, True, True),
+        ("CC", False, False, False),
+        ("CC", True, False, True),
+    ],
+)
+def test_counting_compilers_leaves_the_keys_of_the_caches_alone(variable, path, refuse, shimmed, tmp_path, monkeypatch):
+    """Inductor's keys hold CXX as it is spelled: with another spelling every graph is compiled again."""
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, sys.executable if path else "g++")
+    log = tmp_path / "log"
+    variables = compiler_shims(tmp_path / "bin", log, refuse=refuse)
+    shims = tmp_path / "bin"
+    assert variables.get(variable) == (str(shims / Path(sys.executable).name) if shimmed else None)
+    assert variables["PATH"].split(os.pathsep)[0] == str(shims)
+    if shutil.which("g++") or refuse:
+        assert shutil.which("g++", path=variables["PATH"]) == str(shims / "g++")
 
 
 def rewritten(packed: Path, path: Path, change) -> Path:
