@@ -95,7 +95,11 @@ def test_a_form_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_typed_guess_counts() -> None:
     pytest.importorskip("ipywidgets")
     asked = predict.predict("how long", "us", 3.0)
-    asked.form().children[1].value = 7.0
+    field, then = asked.form().children
+    assert then.value == "us. Type your guess here, then run the next cell."
+    field.value = 7.0
+    assert asked.guess == 7.0
+    field.value = -1.0
     assert asked.guess == 7.0
 
 
@@ -126,6 +130,8 @@ def test_bytes_of_an_eager_call() -> None:
     steps, fewest = pictures.moved_bytes(lambda x: (x * torch.sigmoid(x)).view(-1), x)
     assert steps == [("sigmoid", 512, 512), ("mul", 1024, 512)]
     assert fewest == (512, 512)
+    steps, _ = pictures.moved_bytes(lambda x: torch.empty_like(x).bernoulli_(0.5), x)
+    assert steps == [("bernoulli_", 0, 512)]
 
 
 def test_roofline_and_its_bounds() -> None:
@@ -212,6 +218,11 @@ def test_findings_of_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
         (Stage.TTIR, '#loc = loc("a.py":1:0)\n%0 = tt.load %x loc(#loc3)', "%0 = tt.load %x"),
         (Stage.PTX, "//\n.version 8\n.visible .entry k(\n)\n\t.loc\t1 2 3\n\tret;", ".visible .entry k(\n)\n\tret;"),
         (Stage.SASS, '\t//## File "a"\n.text.k:\n        /*0000*/  NOP ;', ".text.k:\n        /*0000*/  NOP ;"),
+        (
+            Stage.FORWARD_GRAPH,
+            "mul: 'f32[2]' = torch.ops.aten.mul.Tensor(a, b);  a = b = None\nreturn (mul,)",
+            "mul: 'f32[2]' = aten.mul.Tensor(a, b)\nreturn (mul,)",
+        ),
         (Stage.FUSION, "{}", "{}"),
     ],
 )

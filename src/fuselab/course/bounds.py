@@ -59,8 +59,10 @@ def roofline(target: str = "h200") -> Picture:
 
     points = [_point(cell) for cell in _cells()]
     base = chart_of(points).encode(
-        x=altair.X("intensity:Q", scale=altair.Scale(type="log", domain=[0.5, 100]), title="operations a byte"),
-        y=altair.Y("rate:Q", scale=altair.Scale(type="log"), title="10^12 operations a second"),
+        x=altair.X(
+            "intensity:Q", scale=altair.Scale(type="log", domain=[0.5, 100], nice=False), title="operations a byte"
+        ),
+        y=altair.Y("rate:Q", scale=altair.Scale(type="log", nice=False), title="10^12 operations a second"),
         color=altair.Color("variant:N", title=None),
         shape=altair.Shape("experiment:N", title=None),
     )

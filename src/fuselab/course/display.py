@@ -78,7 +78,8 @@ class Code(Shown):
         lines = plain_paths(text).rstrip().splitlines()
         kept = "\n".join(lines[:most])
         left = f"\n... {len(lines) - most} more lines" if len(lines) > most else ""
-        formatter = HtmlFormatter(noclasses=True, nobackground=True)
+        # Lines of generated code are long: they are scrolled, since wrapped ones hide where a line begins.
+        formatter = HtmlFormatter(noclasses=True, nobackground=True, prestyles="white-space:pre;overflow-x:auto")
         body = highlight(kept, get_lexer_by_name(language), formatter)
         head = f"<b>{escape(title)}</b>" if title else ""
         plain = (f"{title}\n" if title else "") + kept + left

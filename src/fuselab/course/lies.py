@@ -81,7 +81,7 @@ def no_waiting(device: str = "cpu", size: int = 1024) -> Lie:
             _ = [future.result() for future in pending]
             so = _finished(lambda: pending.append(stream.submit(torch.mm, a, a)), lambda: pending.pop().result())
     why = "The clock stopped when the work was handed over. The engine's clock stops when the result is there."
-    return Lie("no synchronisation: one matrix product", "us", {"told": told, "so": so}, why)
+    return Lie("no synchronisation: one matrix product", "us", {"the clock says": told, "it takes": so}, why)
 
 
 def _asked(ask: Callable[[], object], times: int = 5) -> float:
@@ -115,7 +115,8 @@ def warm_cache(device: str = "cpu", kilobytes: int = 512, total_mb: int = 256) -
     why = (
         f"The same {kilobytes} kB were added to {count} times. The engine rotates over more than twice the last cache."
     )
-    return Lie("warm cache: adding one", "us", {"told: one buffer": same, "so: many buffers": rotating}, why)
+    values = {"one buffer, again and again": same, "many buffers in turn": rotating}
+    return Lie("warm cache: adding one", "us", values, why)
 
 
 def _over(call: Callable[[int], object], wait: Callable[[], object], count: int) -> float:
@@ -144,7 +145,7 @@ def order(device: str = "cpu", elements: int = 1 << 20) -> Lie:
     second = min(_once(silu, wait) for _ in range(9))
     why = "Both are the same function. The engine warms up, then draws the order of every round anew."
     return Lie(
-        "order: one function, timed twice", "us", {"told of the first": first, "told of the second": second}, why
+        "order: one function, timed twice", "us", {"the first one timed": first, "the same, timed later": second}, why
     )
 
 
@@ -166,7 +167,7 @@ def drift(pairs: int = 300, seed: int = 0) -> Lie:
     blocks = sum(_differs_in_blocks(generator) for _ in range(pairs)) / pairs
     rounds = sum(_differs_in_rounds(generator, number) for number in range(pairs)) / pairs
     why = f"Of {pairs} pairs of equal functions, the share that is called different; {LEVEL:.0%} are allowed."
-    values = {"told: A, then B, t-test": 100 * blocks, "engine: rounds, drawn order": max(100 * rounds, 0.1)}
+    values = {"A, then B, t-test": 100 * blocks, "the engine: rounds, drawn order": max(100 * rounds, 0.1)}
     return Lie("drift: equal functions called different", "%", values, why)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from fuselab.course.display import Rows, Shown, Stack
@@ -83,14 +84,15 @@ class Prediction:
             import ipywidgets  # type: ignore[import-untyped]
         except ImportError:
             return Shown(f"<p>{self._line()}</p>", self._line())
-        field = ipywidgets.FloatText(value=self.guess, description=self.unit, layout={"width": "14em"})
+        field = ipywidgets.FloatText(value=self.guess, layout={"width": "8em"})
 
         def typed(change: dict[str, Any]) -> None:
             if change["new"] > 0:
                 self.guess = float(change["new"])
 
         field.observe(typed, names="value")
-        return ipywidgets.VBox([ipywidgets.Label(self.question), field])
+        then = ipywidgets.Label(f"{self.unit}. Type your guess here, then run the next cell.")
+        return ipywidgets.HBox([field, then])
 
     def _line(self) -> str:
         return f"{self.question}: your guess is {self.guess:g} {self.unit}. Write another number for guess, run again."
@@ -102,7 +104,8 @@ class Prediction:
         if isinstance(form, Shown):
             display(form)  # type: ignore[no-untyped-call]
         else:
-            display(Shown(f"<p>{self._line()}</p>", self._line()), form)  # type: ignore[no-untyped-call]
+            asked = f"{self.question}: the cell's guess is {self.guess:g} {self.unit}"
+            display(Shown(f"<p>{escape(asked)}</p>", asked), form)  # type: ignore[no-untyped-call]
 
 
 def predict(question: str, unit: str, guess: float) -> Prediction:

@@ -57,9 +57,23 @@ WHAT = {
 """What each stage is, in the order of the way down."""
 
 
+GRAPHS = frozenset(
+    {
+        Stage.DYNAMO_GRAPH,
+        Stage.JOINT_GRAPH,
+        Stage.FORWARD_GRAPH,
+        Stage.BACKWARD_GRAPH,
+        Stage.INFERENCE_GRAPH,
+        Stage.POST_GRAD_GRAPH,
+    }
+)
+"""Stages whose text is a graph, printed as Python."""
+
 _LOCATION = re.compile(r" loc\((?:[^()]|\([^()]*\))*\)")
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/")
 _DEBUG = re.compile(r", !dbg !\d+")
+_DELETED = re.compile(r";\s+(?:\w+ = )+None$")
+_IGNORED = re.compile(r"\s+# (?:type: ignore|noqa)\b.*")
 _NOISE = re.compile(r"^\s*(?://|\.loc\b|\.file\b|!|$)")
 
 
@@ -159,7 +173,8 @@ class Stages:
 
 def _explained(entry: Any, lines: Sequence[str], operators: Mapping[str, str]) -> tuple[str, str, str, str]:
     text = lines[entry.line - 1].strip() if entry.line <= len(lines) else ""
-    names = dict.fromkeys(operators.get(node, node).removeprefix("aten.").split(".")[0] for node in entry.nodes)
+    full = (operators.get(node, node) for node in entry.nodes)
+    names = dict.fromkeys(name.removeprefix("aten.").removeprefix("prims.").split(".")[0] for name in full)
     became = {stage: len(numbers) for stage, numbers in entry.became.items() if stage in ("sass", "amdgcn", "assembly")}
     machine = ", ".join(f"{count} {stage}" for stage, count in became.items())
     return str(entry.line), text if len(text) <= 100 else text[:97] + "...", ", ".join(names), machine
@@ -237,7 +252,7 @@ def _kernel_files(run: Path, kernel: Any) -> list[_File]:
 
 
 def without_preamble(text: str, stage: Stage) -> str:
-    """A kernel from its signature on, without notes on places: what is left out is much the same in every kernel.
+    """A kernel from its signature on, without notes on places; a graph without the deletions of what it used.
 
     Example:
         >>> without_preamble("import triton\\n@triton.jit\\ndef k(x):\\n    pass", Stage.TRITON)
@@ -247,6 +262,8 @@ def without_preamble(text: str, stage: Stage) -> str:
         return "\n".join(_LOCATION.sub("", line) for line in text.splitlines() if not line.startswith("#loc"))
     if stage in (Stage.PTX, Stage.LLIR):
         text = "\n".join(_DEBUG.sub("", line) for line in text.splitlines() if not _NOISE.match(line))
+    if stage in GRAPHS:
+        return "\n".join(_DELETED.sub("", line).replace("torch.ops.", "") for line in text.splitlines())
     if stage is Stage.SASS:
         text = "\n".join(line for line in text.splitlines() if _INSTRUCTION.match(line) or line.startswith("."))
     lines = text.splitlines()
@@ -269,4 +286,6 @@ def kernel(module: str, name: str) -> Shown:
     if importlib.util.find_spec("triton") is None:
         return Shown("<p>triton is not installed here</p>", "triton is not installed here")
     made = getattr(importlib.import_module(module), name)
-    return Code(inspect.getsource(getattr(made, "fn", made)), "python", f"{module}.{name}", most=120)
+    source = inspect.getsource(getattr(made, "fn", made))
+    shown = "\n".join(_IGNORED.sub("", line) for line in source.splitlines())
+    return Code(shown, "python", f"{module}.{name}", most=120)
