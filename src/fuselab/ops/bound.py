@@ -121,8 +121,10 @@ def _maker(
     call costs half as much again.
     """
     names = [f"p{i}" for i in range(pointers)]
-    numbers, opened, constants = [], [], []
-    aligned, checks = list(names), []
+    numbers: list[str] = []
+    opened: list[str] = []
+    constants: list[str] = []
+    aligned, checks = list(names), list[str]()
     for i, kind in enumerate(classes):
         numbers.append(f"n{i}")
         (constants if kind is None else opened).append(f"n{i}")
