@@ -155,8 +155,8 @@ def compiler_shims(directory: Path, log: Path, *, refuse: bool = False) -> dict[
             shim.write_text(_SHIM.format(log=log, program=real))
         shim.chmod(stat.S_IRWXU)
     for name, program in named.items():
-        # A bare name is found on PATH, at the shim, and stays: CXX is in Inductor's configuration, and that in the key of
-        # every graph it caches. So does a CXX with a path, whose starts are then not seen; CC is in no key.
+        # A bare name is found on PATH, at the shim, and stays: CXX is in Inductor's configuration, which is in the keys
+        # of its caches. So does a CXX with a path, whose starts are then not seen; CC is in no key.
         if Path(program).name != program and (name == "CC" or refuse):
             variables[name] = str(directory / Path(program).name)
     variables["PATH"] = str(directory) if refuse else os.pathsep.join((str(directory), os.environ.get("PATH", "")))
