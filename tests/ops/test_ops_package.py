@@ -29,7 +29,7 @@ MODULES = [
     "rms_norm",
     "score_mask",
 ]
-MODULES += ["silu", "softmax_dropout"]
+MODULES += ["silu", "softmax_dropout", "softmax_dropout_kernels"]
 
 
 def modules_after(statement):

@@ -14,21 +14,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 import triton
-import triton.language as tl
 from torch import Tensor, nn
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.inputs import check_tensors, compute_dtype, is_traced, needs_grad, rows
-from fuselab.ops.launch import launch, operator, row_tile, wrap_triton
-from fuselab.ops.philox import check_probability, dropout_arguments, dropout_factor
+from fuselab.ops.launch import Tile, launch, operator, wrap_triton
+from fuselab.ops.philox import check_probability, dropout_arguments
 from fuselab.ops.score_mask import check_mask, mask_arguments
+from fuselab.ops.softmax_dropout_kernels import _softmax_dropout_backward_kernel, _softmax_dropout_forward_kernel
 
 __all__ = ["SoftmaxDropout", "softmax_dropout", "softmax_dropout_reference"]
 
-_FORWARD_WIDEST = 16384
-_BACKWARD_WIDEST = 16384
-# Columns of a tile in rows wider than that.
-_WIDE = 4096
+# Rows up to this width are held on chip, wider ones looped over in tiles of so many columns.
+_WIDEST = 16384
+_LOOPED = 4096
 
 
 def softmax_dropout_reference(
@@ -54,200 +53,29 @@ def softmax_dropout_reference(
     return probabilities.to(x.dtype)
 
 
-@triton.jit
-def _scores(  # type: ignore[no-untyped-def]
-    x_ptr,
-    mask_ptr,
-    row,
-    column,
-    inside,
-    x_stride,
-    scale,
-    mask_size_1,
-    mask_size_2,
-    mask_stride_0,
-    mask_stride_1,
-    mask_stride_2,
-    mask_stride_n,
-    MASK: tl.constexpr,
-):
-    # What softmax is taken of; -inf outside of the row, so that nothing is added to the sum there.
-    scores = tl.load(x_ptr + row * x_stride + column, mask=inside, other=float("-inf")).to(tl.float32) * scale
-    if MASK != "none":
-        outer = row // mask_size_2
-        offset = (outer // mask_size_1) * mask_stride_0 + (outer % mask_size_1) * mask_stride_1
-        offset += (row % mask_size_2) * mask_stride_2
-        pointer = mask_ptr + offset + column.to(tl.int64) * mask_stride_n
-        if MASK == "keep":
-            scores = tl.where(tl.load(pointer, mask=inside, other=0) != 0, scores, float("-inf"))
-        else:
-            scores += tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
-    # A scale that is negative or NaN would bring the columns outside of the row back.
-    return tl.where(inside, scores, float("-inf"))
+def _tile(width: int) -> Tile:
+    # 32 elements a thread: the fewer threads share a row, the less its two sums cost. Up to 1024 columns one warp has
+    # the row for itself, or several rows, and nothing has to be exchanged through shared memory.
+    width = int(width)
+    if width > _WIDEST:
+        return Tile(1, _LOOPED, _LOOPED // 512)
+    block_n = max(triton.next_power_of_2(width), 16)
+    block_m = max(1024 // block_n, 1)
+    return Tile(block_m, block_n, max(block_m * block_n // 1024, 1))
 
 
-@triton.jit(do_not_specialize=["threshold"])
-def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    mask_ptr,
-    seed_ptr,
-    y_ptr,
-    max_ptr,
-    reciprocal_ptr,
-    x_stride,
-    M,
-    N,
-    scale,
-    threshold,
-    rescale,
-    mask_size_1,
-    mask_size_2,
-    mask_stride_0,
-    mask_stride_1,
-    mask_stride_2,
-    mask_stride_n,
-    MASK: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    ONE_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    # Inductor passes a Python float as fp64, and everything computed with it would be fp64 as well.
-    scale = tl.cast(scale, tl.float32)
-    rescale = tl.cast(rescale, tl.float32)
-    # 64-bit rows: a tensor may have more than 2^31 elements.
-    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
-    y_ptr += row * N
-    seed = 0
-    if DROPOUT:
-        seed = tl.load(seed_ptr)
-
-    if ONE_BLOCK:
-        column = tl.arange(0, BLOCK_N)[None, :]
-        inside = (row < M) & (column < N)
-        scores = _scores(
-            x_ptr, mask_ptr, row, column, inside, x_stride, scale,
-            mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
-        )  # fmt: skip
-        maximum = tl.max(scores, axis=1, keep_dims=True)
-        exponentials = tl.exp(scores - maximum)
-        reciprocal = 1.0 / tl.sum(exponentials, axis=1, keep_dims=True)
-        y = exponentials * reciprocal
-        if DROPOUT:
-            y *= dropout_factor(seed, row, 0, threshold, rescale, BLOCK_M, BLOCK_N)
-        tl.store(y_ptr + column, y.to(y_ptr.dtype.element_ty), mask=inside)
-    else:
-        # One pass for maximum and sum together (Milakov and Gimelshein, 2018), one for the result.
-        maximum = tl.full((BLOCK_M, 1), float("-inf"), tl.float32)
-        total = tl.zeros((BLOCK_M, 1), tl.float32)
-        for start in range(0, N, BLOCK_N):
-            column = start + tl.arange(0, BLOCK_N)[None, :]
-            scores = _scores(
-                x_ptr, mask_ptr, row, column, (row < M) & (column < N), x_stride, scale,
-                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
-            )  # fmt: skip
-            highest = tl.maximum(maximum, tl.max(scores, axis=1, keep_dims=True))
-            # While everything seen is -inf, -inf - -inf = NaN would spoil the finite columns that follow.
-            base = tl.where(highest == float("-inf"), 0.0, highest)
-            total = total * tl.exp(maximum - base) + tl.sum(tl.exp(scores - base), axis=1, keep_dims=True)
-            maximum = highest
-        reciprocal = 1.0 / total
-        for start in range(0, N, BLOCK_N):
-            column = start + tl.arange(0, BLOCK_N)[None, :]
-            inside = (row < M) & (column < N)
-            scores = _scores(
-                x_ptr, mask_ptr, row, column, inside, x_stride, scale,
-                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
-            )  # fmt: skip
-            y = tl.exp(scores - maximum) * reciprocal
-            if DROPOUT:
-                y *= dropout_factor(seed, row, start, threshold, rescale, BLOCK_M, BLOCK_N)
-            tl.store(y_ptr + column, y.to(y_ptr.dtype.element_ty), mask=inside)
-    tl.store(max_ptr + row, maximum, mask=row < M)
-    tl.store(reciprocal_ptr + row, reciprocal, mask=row < M)
-
-
-@triton.jit(do_not_specialize=["threshold"])
-def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    mask_ptr,
-    seed_ptr,
-    max_ptr,
-    reciprocal_ptr,
-    dy_ptr,
-    dx_ptr,
-    x_stride,
-    dy_stride,
-    M,
-    N,
-    scale,
-    dx_scale,
-    threshold,
-    rescale,
-    mask_size_1,
-    mask_size_2,
-    mask_stride_0,
-    mask_stride_1,
-    mask_stride_2,
-    mask_stride_n,
-    MASK: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    ONE_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    scale = tl.cast(scale, tl.float32)
-    dx_scale = tl.cast(dx_scale, tl.float32)
-    rescale = tl.cast(rescale, tl.float32)
-    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
-    dx_ptr += row * N
-    dy_ptr += row * dy_stride
-    maximum = tl.load(max_ptr + row, mask=row < M, other=0.0)
-    reciprocal = tl.load(reciprocal_ptr + row, mask=row < M, other=0.0)
-    seed = 0
-    if DROPOUT:
-        seed = tl.load(seed_ptr)
-
-    if ONE_BLOCK:
-        column = tl.arange(0, BLOCK_N)[None, :]
-        inside = (row < M) & (column < N)
-        scores = _scores(
-            x_ptr, mask_ptr, row, column, inside, x_stride, scale,
-            mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
-        )  # fmt: skip
-        probabilities = tl.exp(scores - maximum) * reciprocal
-        gradient = tl.load(dy_ptr + column, mask=inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
-        if DROPOUT:
-            gradient *= dropout_factor(seed, row, 0, threshold, rescale, BLOCK_M, BLOCK_N)
-        projected = tl.sum(gradient * probabilities, axis=1, keep_dims=True)
-        dx = probabilities * (gradient - projected) * dx_scale
-        tl.store(dx_ptr + column, dx.to(dx_ptr.dtype.element_ty), mask=inside)
-    else:
-        projected = tl.zeros((BLOCK_M, 1), tl.float32)
-        for start in range(0, N, BLOCK_N):
-            column = start + tl.arange(0, BLOCK_N)[None, :]
-            inside = (row < M) & (column < N)
-            scores = _scores(
-                x_ptr, mask_ptr, row, column, inside, x_stride, scale,
-                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
-            )  # fmt: skip
-            gradient = tl.load(dy_ptr + column, mask=inside, other=0.0).to(tl.float32)
-            if DROPOUT:
-                gradient *= dropout_factor(seed, row, start, threshold, rescale, BLOCK_M, BLOCK_N)
-            products = gradient * (tl.exp(scores - maximum) * reciprocal)
-            projected += tl.sum(products, axis=1, keep_dims=True)
-        for start in range(0, N, BLOCK_N):
-            column = start + tl.arange(0, BLOCK_N)[None, :]
-            inside = (row < M) & (column < N)
-            scores = _scores(
-                x_ptr, mask_ptr, row, column, inside, x_stride, scale,
-                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK,
-            )  # fmt: skip
-            gradient = tl.load(dy_ptr + column, mask=inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
-            if DROPOUT:
-                gradient *= dropout_factor(seed, row, start, threshold, rescale, BLOCK_M, BLOCK_N)
-            dx = tl.exp(scores - maximum) * reciprocal * (gradient - projected) * dx_scale
-            tl.store(dx_ptr + column, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+def _meta(x: Tensor, width: int, scale: float, masked: bool, dropout: bool, tile: Tile) -> dict[str, Any]:
+    # The constants that forward and backward have in common.
+    return {
+        "DROPOUT": dropout,
+        "NEGATIVE": scale < 0 and not masked,
+        "EVEN": int(width) % tile.BLOCK_N == 0,
+        "ONE_BLOCK": int(width) <= tile.BLOCK_N,
+        "NEIGHBOURS": 4 if x.dtype == torch.float32 else 8,
+        "BLOCK_M": tile.BLOCK_M,
+        "BLOCK_N": tile.BLOCK_N,
+        "num_warps": tile.num_warps,
+    }
 
 
 def _forward_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -265,7 +93,7 @@ def _forward(
     x_MN = rows(x)
     M, N = x_MN.shape
     mask, mask_layout, mask_kind = mask_arguments(x, mask)
-    tile = row_tile(N, widest=_FORWARD_WIDEST, looped=_WIDE)
+    tile = _tile(N)
     launch(
         kernel,
         (triton.cdiv(M, tile.BLOCK_M),),
@@ -283,11 +111,7 @@ def _forward(
         *dropout_arguments(p),
         *mask_layout,
         MASK=mask_kind,
-        DROPOUT=seed is not None,
-        ONE_BLOCK=tile.BLOCK_N >= N,
-        BLOCK_M=tile.BLOCK_M,
-        BLOCK_N=tile.BLOCK_N,
-        num_warps=tile.num_warps,
+        **_meta(x, N, scale, mask_kind != "none", seed is not None, tile),
     )
     return y, maximum, reciprocal
 
@@ -315,7 +139,7 @@ def _backward(
     x_MN, dy_MN = rows(x), rows(dy)
     M, N = x_MN.shape
     mask, mask_layout, mask_kind = mask_arguments(x, mask)
-    tile = row_tile(N, widest=_BACKWARD_WIDEST, looped=_WIDE)
+    tile = _tile(N)
     launch(
         kernel,
         (triton.cdiv(M, tile.BLOCK_M),),
@@ -336,11 +160,7 @@ def _backward(
         *dropout_arguments(p),
         *mask_layout,
         MASK=mask_kind,
-        DROPOUT=seed is not None,
-        ONE_BLOCK=tile.BLOCK_N >= N,
-        BLOCK_M=tile.BLOCK_M,
-        BLOCK_N=tile.BLOCK_N,
-        num_warps=tile.num_warps,
+        **_meta(x, N, scale, mask_kind != "none", seed is not None, tile),
     )
     return dx
 

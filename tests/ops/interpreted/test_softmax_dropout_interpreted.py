@@ -120,18 +120,18 @@ def test_any_shape(leading, width, dtype, p, seed):
 # What is dropped.
 
 
-def kept(shape, p, seed=0):
+def kept(shape, p, seed=0, dtype=torch.float32):
     torch.manual_seed(seed)
-    return (ops.softmax_dropout(torch.zeros(shape), p) != 0).numpy()
+    return (ops.softmax_dropout(torch.zeros(shape, dtype=dtype), p) != 0).numpy()
 
 
-def philox(seed, c0, c1):
-    """Philox4x32-10 in numpy, from the paper: four outputs for the counters (c0, c1, 0, 0)."""
+def philox(seed, c0, c1, rounds=7):
+    """Philox4x32 in numpy, from the paper: four outputs for the counters (c0, c1, 0, 0)."""
     c0, c1 = (np.asarray(c, np.uint64) for c in np.broadcast_arrays(c0, c1))
     c2 = c3 = np.zeros_like(c0)
     k0, k1 = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32 & 0xFFFFFFFF)
     low = np.uint64(0xFFFFFFFF)
-    for _ in range(10):
+    for _ in range(rounds):
         first, second = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
         c0, c1, c2, c3 = (
             (second >> np.uint64(32)) ^ c1 ^ k0,
@@ -143,9 +143,23 @@ def philox(seed, c0, c1):
     return np.stack([c0, c1, c2, c3], -1)
 
 
-def test_known_answer_of_the_philox_above():
-    """Random123's kat_vectors: philox4x32 10, counter and key zero."""
-    assert [hex(v) for v in philox(0, 0, 0)] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
+def philox_keep(seed, shape, p):
+    """What is kept, from the description in ``fuselab.ops.philox``: eight columns a call, each word and its halves."""
+    calls = -(-shape[1] // 8)
+    words = philox(seed, np.arange(calls)[None, :], np.arange(shape[0])[:, None]).astype(np.uint32)
+    turned = (words << np.uint32(16)) | (words >> np.uint32(16))
+    random = np.stack([words, turned], -1).reshape(shape[0], -1)[:, : shape[1]]
+    # Signed, as the kernel compares them.
+    return random.view(np.int32) >= round(p * 2**32) - 2**31
+
+
+@pytest.mark.parametrize(
+    ("rounds", "answer"),
+    [(7, "5f6fb709 0d893f64 4f121f81 4f730a48"), (10, "6627e8d5 e169c58d bc57ac4c 9b00dbd8")],
+)
+def test_known_answer_of_the_philox_above(rounds, answer):
+    """Random123's kat_vectors: philox4x32, counter and key zero."""
+    assert " ".join(f"{v:08x}" for v in philox(0, 0, 0, rounds)) == answer
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.999])
@@ -153,11 +167,27 @@ def test_known_answer_of_the_philox_above():
 def test_dropped_as_philox_says(shape, p):
     torch.manual_seed(7)
     seed = int(torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64)) % 2**64
-    quads = -(-shape[1] // 4)
-    random = philox(seed, np.arange(quads)[None, :], np.arange(shape[0])[:, None]).reshape(shape[0], -1)[:, : shape[1]]
-    # Signed, as the kernel compares them.
-    expected = random.astype(np.uint32).view(np.int32) >= round(p * 2**32) - 2**31
-    assert np.array_equal(kept(shape, p, seed=7), expected)
+    expected = philox_keep(seed, shape, p)
+    for dtype in (torch.float32, torch.bfloat16):  # 4 and 8 neighbouring columns a thread
+        assert np.array_equal(kept(shape, p, 7, dtype), expected)
+
+
+@pytest.mark.parametrize("p", [0.001, 0.1, 1 / 3, 0.5, 0.9])
+def test_the_two_decisions_of_a_word(p):
+    """Counted over all 2^32 words: given that one of its elements is dropped, how likely the other is.
+
+    No sample shows a difference so small: 2^-15 is one standard deviation over 2^30 p pairs.
+    """
+    threshold = round(p * 2**32)
+    high, low = threshold >> 16, threshold & 0xFFFF
+    half = np.arange(2**16)
+    flipped = half ^ 0x8000  # the order of signed numbers: their highest bit counts the other way round
+    # By the first half: those that lie below whatever the second is, then the one that the second decides about.
+    always = (np.count_nonzero(flipped < high) + (half < low))[flipped < high].sum()
+    first = half[flipped == high]
+    tied = (half < low) & ((flipped < high) | ((flipped == high) & (first < low)))
+    assert np.count_nonzero(flipped < high) * 2**16 + low == threshold
+    assert abs((int(always) + np.count_nonzero(tied)) / threshold - p) < 2**-15
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])

@@ -1,0 +1,277 @@
+"""The kernels of ``softmax_dropout``: a row at a time where it fits on chip, else in two passes over it.
+
+Scores are kept as they are read, and differences to the largest are multiplied by ``scale * log2(e)`` for an
+exponential to base 2: that neither overflows where ``scale * x`` would, nor costs more than a fused multiply-add and
+its rounding. Instructions, not bytes, are what has to be saved in the forward, see ``benchmarks/notes.md``.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fuselab.ops.philox import dropout_keep
+from fuselab.ops.score_mask import mask_pointers
+
+__all__ = ["_softmax_dropout_backward_kernel", "_softmax_dropout_forward_kernel"]
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _load(pointer, row, column, M, N, other, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, KEPT: tl.constexpr):  # type: ignore[no-untyped-def]
+    # A tile, `other` outside of the tensor. KEPT: it is read a second time, soon.
+    policy: tl.constexpr = "evict_last" if KEPT else "evict_first"
+    if not EVEN:
+        return tl.load(pointer, mask=(row < M) & (column < N), other=other, eviction_policy=policy)
+    elif BLOCK_M > 1:
+        return tl.load(pointer, mask=row < M, other=other, eviction_policy=policy)
+    else:
+        return tl.load(pointer, eviction_policy=policy)
+
+
+@triton.jit
+def _store(pointer, value, row, column, M, N, EVEN: tl.constexpr, BLOCK_M: tl.constexpr):  # type: ignore[no-untyped-def]
+    value = value.to(pointer.dtype.element_ty)
+    if not EVEN:
+        tl.store(pointer, value, mask=(row < M) & (column < N), eviction_policy="evict_first")
+    elif BLOCK_M > 1:
+        tl.store(pointer, value, mask=row < M, eviction_policy="evict_first")
+    else:
+        tl.store(pointer, value, eviction_policy="evict_first")
+
+
+@triton.jit
+def _scores(  # type: ignore[no-untyped-def]
+    x_ptr,
+    mask_ptr,
+    row,
+    column,
+    M,
+    N,
+    scale,
+    mask_size_1,
+    mask_size_2,
+    mask_stride_0,
+    mask_stride_1,
+    mask_stride_2,
+    mask_stride_n,
+    MASK: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    KEPT: tl.constexpr,
+):
+    # x itself without a mask: then the scale is applied to differences. Outside of the row what is never the largest.
+    outside: tl.constexpr = float("inf") if NEGATIVE else float("-inf")
+    x = _load(x_ptr + column, row, column, M, N, outside, EVEN, BLOCK_M, KEPT).to(tl.float32)
+    if MASK != "none":
+        x *= scale
+        pointer = mask_pointers(
+            mask_ptr, row.to(M.dtype), column,
+            mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
+        )  # fmt: skip
+        added = _load(pointer, row, column, M, N, 0, EVEN, BLOCK_M, True)
+        x = tl.where(added != 0, x, float("-inf")) if MASK == "keep" else x + added.to(tl.float32)
+        if not EVEN:
+            x = tl.where(column < N, x, float("-inf"))
+    return x
+
+
+@triton.jit
+def _exponentials(scores, peak, slope, column, N, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
+    # exp(scale * (scores - peak)), zero outside of the row.
+    exponentials = tl.exp2((scores - peak) * slope)
+    return exponentials if EVEN else tl.where(column < N, exponentials, 0.0)
+
+
+@triton.jit
+def _peak(scores, NEGATIVE: tl.constexpr):  # type: ignore[no-untyped-def]
+    # The score that is largest after scaling.
+    return tl.min(scores, axis=1, keep_dims=True) if NEGATIVE else tl.max(scores, axis=1, keep_dims=True)
+
+
+@triton.jit(do_not_specialize=["threshold", "M"])
+def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    mask_ptr,
+    seed_ptr,
+    y_ptr,
+    peak_ptr,
+    reciprocal_ptr,
+    x_stride,
+    M,
+    N,
+    scale,
+    threshold,
+    rescale,
+    mask_size_1,
+    mask_size_2,
+    mask_stride_0,
+    mask_stride_1,
+    mask_stride_2,
+    mask_stride_n,
+    MASK: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    EVEN: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    NEIGHBOURS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Inductor passes a Python float as fp64, and everything computed with it would be fp64 as well.
+    scale = tl.cast(scale, tl.float32)
+    rescale = tl.cast(rescale, tl.float32)
+    slope = scale * _LOG2_E if MASK == "none" else tl.cast(_LOG2_E, tl.float32)
+    # 64-bit rows: a tensor may have more than 2^31 elements.
+    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    x_ptr += row * x_stride
+    y_ptr += row * N
+    seed = tl.load(seed_ptr) if DROPOUT else 0
+
+    if ONE_BLOCK:
+        column = tl.arange(0, BLOCK_N)[None, :]
+        scores = _scores(
+            x_ptr, mask_ptr, row, column, M, N, scale,
+            mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
+            MASK, NEGATIVE, EVEN, BLOCK_M, False,
+        )  # fmt: skip
+        peak = _peak(scores, NEGATIVE)
+        y = _exponentials(scores, peak, slope, column, N, EVEN)
+        reciprocal = 1.0 / tl.sum(y, axis=1, keep_dims=True)
+        if DROPOUT:
+            # Zero is a factor, as in eager: where a row is not a number, what is dropped is none either.
+            keep = dropout_keep(seed, row, 0, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
+            y *= tl.where(keep, reciprocal * rescale, reciprocal * 0.0)
+        else:
+            y *= reciprocal
+        _store(y_ptr + column, y, row, column, M, N, EVEN, BLOCK_M)
+    else:
+        # One pass for peak and sum together (Milakov and Gimelshein, 2018), one for the result; a sum for each column
+        # of the tile, so that the threads join theirs at the end only.
+        least: tl.constexpr = float("inf") if NEGATIVE else float("-inf")
+        peak = tl.full((BLOCK_M, 1), least, tl.float32)
+        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for start in range(0, N, BLOCK_N):
+            column = start + tl.arange(0, BLOCK_N)[None, :]
+            scores = _scores(
+                x_ptr, mask_ptr, row, column, M, N, scale,
+                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
+                MASK, NEGATIVE, EVEN, BLOCK_M, True,
+            )  # fmt: skip
+            before = peak
+            peak = tl.minimum(peak, _peak(scores, NEGATIVE)) if NEGATIVE else tl.maximum(peak, _peak(scores, NEGATIVE))
+            # While everything seen is -inf, -inf - -inf = NaN would spoil the finite columns that follow.
+            base = tl.where(peak == least, 0.0, peak)
+            total *= tl.where(before == least, 0.0, tl.exp2((before - base) * slope))
+            total += _exponentials(scores, base, slope, column, N, EVEN)
+        reciprocal = 1.0 / tl.sum(total, axis=1, keep_dims=True)
+        for start in range(0, N, BLOCK_N):
+            column = start + tl.arange(0, BLOCK_N)[None, :]
+            scores = _scores(
+                x_ptr, mask_ptr, row, column, M, N, scale,
+                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
+                MASK, NEGATIVE, EVEN, BLOCK_M, False,
+            )  # fmt: skip
+            y = _exponentials(scores, peak, slope, column, N, EVEN)
+            if DROPOUT:
+                keep = dropout_keep(seed, row, start, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
+                y *= tl.where(keep, reciprocal * rescale, reciprocal * 0.0)
+            else:
+                y *= reciprocal
+            _store(y_ptr + column, y, row, column, M, N, EVEN, BLOCK_M)
+    tl.store(peak_ptr + row, peak, mask=row < M)
+    tl.store(reciprocal_ptr + row, reciprocal, mask=row < M)
+
+
+@triton.jit(do_not_specialize=["threshold", "M"])
+def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    mask_ptr,
+    seed_ptr,
+    peak_ptr,
+    reciprocal_ptr,
+    dy_ptr,
+    dx_ptr,
+    x_stride,
+    dy_stride,
+    M,
+    N,
+    scale,
+    dx_scale,
+    threshold,
+    rescale,
+    mask_size_1,
+    mask_size_2,
+    mask_stride_0,
+    mask_stride_1,
+    mask_stride_2,
+    mask_stride_n,
+    MASK: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    EVEN: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    NEIGHBOURS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    scale = tl.cast(scale, tl.float32)
+    dx_scale = tl.cast(dx_scale, tl.float32)
+    rescale = tl.cast(rescale, tl.float32)
+    slope = scale * _LOG2_E if MASK == "none" else tl.cast(_LOG2_E, tl.float32)
+    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    x_ptr += row * x_stride
+    dy_ptr += row * dy_stride
+    dx_ptr += row * N
+    peak = tl.load(peak_ptr + row, mask=row < M, other=0.0)
+    reciprocal = tl.load(reciprocal_ptr + row, mask=row < M, other=0.0)
+    slope_of_dx = reciprocal * dx_scale
+    seed = tl.load(seed_ptr) if DROPOUT else 0
+
+    # With probabilities p = exponentials * reciprocal: dx = p * (gradient - sum(p * gradient)) * dx_scale.
+    if ONE_BLOCK:
+        column = tl.arange(0, BLOCK_N)[None, :]
+        scores = _scores(
+            x_ptr, mask_ptr, row, column, M, N, scale,
+            mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
+            MASK, NEGATIVE, EVEN, BLOCK_M, False,
+        )  # fmt: skip
+        gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, False).to(tl.float32)
+        exponentials = _exponentials(scores, peak, slope, column, N, EVEN)
+        if DROPOUT:
+            keep = dropout_keep(seed, row, 0, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
+            gradient *= tl.where(keep, rescale, 0.0)
+        projected = tl.sum(exponentials * gradient, axis=1, keep_dims=True) * reciprocal
+        dx = exponentials * (gradient * slope_of_dx - projected * slope_of_dx)
+        _store(dx_ptr + column, dx, row, column, M, N, EVEN, BLOCK_M)
+    else:
+        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for start in range(0, N, BLOCK_N):
+            column = start + tl.arange(0, BLOCK_N)[None, :]
+            scores = _scores(
+                x_ptr, mask_ptr, row, column, M, N, scale,
+                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
+                MASK, NEGATIVE, EVEN, BLOCK_M, True,
+            )  # fmt: skip
+            gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, True).to(tl.float32)
+            if DROPOUT:
+                keep = dropout_keep(seed, row, start, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
+                gradient *= tl.where(keep, rescale, 0.0)
+            total += _exponentials(scores, peak, slope, column, N, EVEN) * gradient
+        projected = tl.sum(total, axis=1, keep_dims=True) * reciprocal
+        for start in range(0, N, BLOCK_N):
+            column = start + tl.arange(0, BLOCK_N)[None, :]
+            scores = _scores(
+                x_ptr, mask_ptr, row, column, M, N, scale,
+                mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
+                MASK, NEGATIVE, EVEN, BLOCK_M, False,
+            )  # fmt: skip
+            gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, False).to(tl.float32)
+            if DROPOUT:
+                keep = dropout_keep(seed, row, start, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
+                gradient *= tl.where(keep, rescale, 0.0)
+            exponentials = _exponentials(scores, peak, slope, column, N, EVEN)
+            dx = exponentials * (gradient * slope_of_dx - projected * slope_of_dx)
+            _store(dx_ptr + column, dx, row, column, M, N, EVEN, BLOCK_M)
