@@ -106,6 +106,24 @@ def test_with_the_launchers_configuration_every_section_is_there(hopper_cards, t
 
 
 @pytest.mark.slow
+def test_a_repro_is_compiled_as_the_kernel_was(hopper_cards, tmp_path):
+    """Triton checks integer overflow where ``debug`` is on, unless told not to, as Inductor does: another kernel."""
+    text = (Path(__file__).parent / "recorded" / "layer_norm_gelu_backward.h200.txt").read_text()
+    builder = CardBuilder(graph_facts(graph_of(tmp_path, text), parse_output_code(text)), find("h200"))
+    folder, card = hopper_cards[0]
+    metadata = {**card["triton_metadata"], "debug": True, "sanitize_overflow": False}
+    _, repro = builder.fill({**card, "config": {"XBLOCK": 1}, "triton_metadata": metadata}, folder)
+    scope: dict = {"__name__": "loaded"}
+    exec(compile(repro, "repro.py", "exec"), scope)
+    options = scope["KERNEL"]["options"]
+    assert options == {
+        **{name: metadata[name] for name in ("num_warps", "num_stages", "num_ctas")},
+        "debug": True,
+        "sanitize_overflow": False,
+    }
+
+
+@pytest.mark.slow
 def test_configurations_are_listed_with_their_times(hopper_cards):
     configurations = hopper_cards[0][1]["autotune"]["configurations"]
     assert len(configurations) == 2

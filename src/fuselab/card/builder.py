@@ -27,6 +27,16 @@ __all__ = ["CARD_VERSION", "CardBuilder"]
 CARD_VERSION = 2
 
 _OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
+_USUAL = {
+    "debug": False,
+    "enable_fp_fusion": True,
+    "enable_reflect_ftz": True,
+    "launch_cooperative_grid": False,
+    "launch_pdl": False,
+    "sanitize_overflow": True,
+}
+"""Options that change the machine code, with what Triton takes where nothing is said. Inductor switches the check of
+integer overflow off: with it a kernel has more instructions and up to 17 registers more."""
 _MOST_LAUNCHES = 20
 
 
@@ -214,10 +224,7 @@ class CardBuilder:
         config = {k: v for k, v in (card.get("config") or {}).items() if k in parameters and k not in kernel.names}
         metadata = card.get("triton_metadata") or {}
         options = {k: metadata[k] for k in _OPTIONS if metadata.get(k) is not None}
-        if metadata.get("debug"):
-            options["debug"] = True
-        if metadata.get("enable_fp_fusion") is False:
-            options["enable_fp_fusion"] = False
+        options |= {k: metadata[k] for k, usual in _USUAL.items() if metadata.get(k, usual) != usual}
         cpp = kernel.cpp.arguments if kernel.cpp else []
         facts = ReproFacts(
             name=card["name"],
