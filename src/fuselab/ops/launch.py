@@ -23,6 +23,7 @@ __all__ = [
     "empty",
     "fewer",
     "launch",
+    "most_programs",
     "operator",
     "persistent_programs",
     "row_tile",
@@ -94,10 +95,16 @@ def fewer(a: int, b: int) -> int:
     return smaller
 
 
-def persistent_programs(tiles: int, device: torch.device) -> int:
-    """Programs that share ``tiles`` (one or more), each with partial sums of its own: at most two a multiprocessor."""
-    most = _PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device) if device.type == "cuda" else _INTERPRETED_PROGRAMS
-    return fewer(tiles, most)
+def most_programs(device: torch.device, per_multiprocessor: int = _PROGRAMS_PER_MULTIPROCESSOR) -> int:
+    """Programs that the device runs at once, so many a multiprocessor; a few in the interpreter."""
+    return per_multiprocessor * _multiprocessors(device) if device.type == "cuda" else _INTERPRETED_PROGRAMS
+
+
+def persistent_programs(
+    tiles: int, device: torch.device, per_multiprocessor: int = _PROGRAMS_PER_MULTIPROCESSOR
+) -> int:
+    """Programs that share ``tiles`` (one or more), each with partial sums of its own: at most ``most_programs``."""
+    return fewer(tiles, most_programs(device, per_multiprocessor))
 
 
 def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> Any:
