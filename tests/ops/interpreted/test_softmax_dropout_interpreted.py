@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from operator_cases import DTYPES, check_softmax_dropout
 
 from fuselab import ops
+from fuselab.experiments import dropout_mask
 
 SHAPES = [(4, 16), (3, 7), (2, 3, 33), (6, 1), (1, 257), (31, 127), (2, 129), (64,), (2, 2, 2, 5)]
 # Of input and incoming gradient, each at least once.
@@ -205,6 +206,21 @@ def test_keep_rate_and_independence(p):
     for axis in (0, 1):
         spread = keep.mean(axis).std() / (p * (1 - p) / keep.shape[axis]) ** 0.5
         assert 0.9 < spread < 1.1
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_statistics_of_many_elements(p):
+    """Rates of all, of rows and of columns; neighbours, rows; seeds that differ in one bit, as those of two calls may.
+
+    From the function above, which computes 2^22 elements in the time that the interpreter takes for 2^17.
+    """
+    shape, seed = (2048, 2048), 0x0123456789ABCDEF
+    keep = philox_keep(seed, shape, p)
+    assert dropout_mask.faults(torch.from_numpy(keep).to(torch.int8), p) == ""
+    centred = keep - (1 - p)
+    for bit in (0, 1, 31, 32, 33, 63):
+        other = philox_keep(seed ^ (1 << bit), shape, p) - (1 - p)
+        assert abs((centred * other).mean() / (p * (1 - p))) < 4.5 / keep.size**0.5, bit
 
 
 def test_calls_differ_and_the_seed_reproduces():
