@@ -16,7 +16,7 @@ from triton.runtime.jit import JITFunction
 from fuselab.ops.bound import BoundLaunches
 from fuselab.ops.launch import launch
 
-__all__ = ["BLOCK", "launch_flat", "load", "offsets", "sigmoid", "store"]
+__all__ = ["BLOCK", "in_rows", "launch_flat", "load", "offsets", "sigmoid", "store"]
 
 BLOCK = 1024
 """Elements of a program."""
@@ -32,6 +32,15 @@ def offsets(BLOCK: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped
     if WIDE:
         program = program.to(tl.int64)
     return program * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
+def in_rows(element, N: tl.constexpr, GAP: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where an element lies in rows of N with GAP elements between them. Both are constants: a thread divides once."""
+    if GAP == 0:
+        return element
+    else:
+        return element + (element // N) * GAP
 
 
 @triton.jit
@@ -61,21 +70,21 @@ def sigmoid(x):  # type: ignore[no-untyped-def]
     return 1.0 / (1.0 + tl.exp2(x * -1.4426950408889634))
 
 
-def launch_flat(kernel: Any, bound: BoundLaunches, *tensors: Tensor) -> None:
-    """Launch a kernel of contiguous tensors of one size, ``kernel(*pointers, count, EVEN, WIDE, BLOCK)``, and bind it.
+def launch_flat(
+    kernel: Any, bound: BoundLaunches, form: tuple[Any, ...], count: int, *tensors: Tensor, **flags: Any
+) -> None:
+    """Launch ``kernel(*pointers, count, EVEN, WIDE, BLOCK)`` over ``count`` elements, and bind it in eager mode.
 
-    The form that it is bound for is the dtypes, the device's index, and 0 for a multiple of ``BLOCK`` elements, else
-    how many there are: that is what a caller has to look up.
+    What a caller has to look up is ``(*form, index of the device, remainder)``, where the remainder is 0 for a multiple
+    of ``BLOCK`` elements, else how many there are.
     """
-    count = tensors[0].numel()
     # Of a symbolic size neither is asked for: a compiled graph would hold for the answer only.
     known = isinstance(count, int)
     even = known and count % BLOCK == 0
-    wide = not known or count > _LARGEST_INT32
+    wide = not known or 2 * count > _LARGEST_INT32  # a packed tensor has twice as many
     device = tensors[0].device
-    grid = (triton.cdiv(count, BLOCK),)
-    meta = {"EVEN": even, "WIDE": wide, "BLOCK": BLOCK}
-    compiled = launch(kernel, grid, device, *tensors, count, **meta, num_warps=_WARPS)
+    meta = {**flags, "EVEN": even, "WIDE": wide, "BLOCK": BLOCK}
+    compiled = launch(kernel, (triton.cdiv(count, BLOCK),), device, *tensors, count, **meta, num_warps=_WARPS)
     if compiled is not None and isinstance(kernel, JITFunction):
-        form = (*(t.dtype for t in tensors[:-1]), device.index, count % BLOCK and count)
+        form = (*form, device.index, count % BLOCK and count)
         bound.bind(form, compiled, kernel, device, *tensors, [count], **meta)

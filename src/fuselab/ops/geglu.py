@@ -13,17 +13,21 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from fuselab.ops.flat import in_rows, load, offsets, store
 from fuselab.ops.gate import (
+    Gate,
     check_gate,
     differentiate_gate,
     gate_backward,
     gate_backward_outputs,
+    gate_eager_backward,
+    gate_eager_forward,
     gate_forward,
     gate_output,
     halves,
 )
 from fuselab.ops.gelu import gelu, gelu_derivative
-from fuselab.ops.inputs import check_choice, compute_dtype, is_traced, needs_grad
+from fuselab.ops.inputs import check_choice, compute_dtype, is_plain, is_traced, needs_grad
 from fuselab.ops.launch import operator, wrap_triton
 
 __all__ = ["GEGLU", "geglu", "geglu_reference"]
@@ -45,26 +49,22 @@ def _geglu_forward_kernel(  # type: ignore[no-untyped-def]
     a_ptr,
     b_ptr,
     y_ptr,
-    a_stride,
-    b_stride,
-    M,
-    N,
+    count,
     APPROXIMATE: tl.constexpr,
+    N: tl.constexpr,
+    GAP: tl.constexpr,
     PACKED: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    EVEN: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
-    blocks = tl.cdiv(N, BLOCK_N)
-    row = ((program // blocks) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
-    column = ((program % blocks) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
-    mask = (row < M) & (column < N)
+    element = offsets(BLOCK, WIDE)
+    offset = in_rows(element, N, GAP)
     if PACKED:
         b_ptr = a_ptr + N
-    a = tl.load(a_ptr + row * a_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    b = tl.load(b_ptr + row * b_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    y = gelu(a, APPROXIMATE) * b
-    tl.store(y_ptr + row * N + column, y.to(y_ptr.dtype.element_ty), mask=mask)
+    a = load(a_ptr, offset, element, count, EVEN)
+    b = load(b_ptr, offset, element, count, EVEN)
+    store(y_ptr, element, gelu(a, APPROXIMATE) * b, element, count, EVEN)
 
 
 @triton.jit
@@ -74,41 +74,40 @@ def _geglu_backward_kernel(  # type: ignore[no-untyped-def]
     dy_ptr,
     da_ptr,
     db_ptr,
-    a_stride,
-    b_stride,
-    dy_stride,
-    da_stride,
-    M,
-    N,
+    count,
     APPROXIMATE: tl.constexpr,
+    N: tl.constexpr,
+    GAP: tl.constexpr,
     PACKED: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    EVEN: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
-    blocks = tl.cdiv(N, BLOCK_N)
-    row = ((program // blocks) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
-    column = ((program % blocks) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
-    mask = (row < M) & (column < N)
+    element = offsets(BLOCK, WIDE)
+    offset = in_rows(element, N, GAP)
+    gradient_offset = element
     if PACKED:
+        gradient_offset = offset
         b_ptr = a_ptr + N
         db_ptr = da_ptr + N
-    a = tl.load(a_ptr + row * a_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    b = tl.load(b_ptr + row * b_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    dy = tl.load(dy_ptr + row * dy_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    da = dy * b * gelu_derivative(a, APPROXIMATE)
-    tl.store(da_ptr + row * da_stride + column, da.to(da_ptr.dtype.element_ty), mask=mask)
-    tl.store(db_ptr + row * da_stride + column, (dy * gelu(a, APPROXIMATE)).to(db_ptr.dtype.element_ty), mask=mask)
+    a = load(a_ptr, offset, element, count, EVEN)
+    b = load(b_ptr, offset, element, count, EVEN)
+    dy = load(dy_ptr, element, element, count, EVEN)
+    store(da_ptr, gradient_offset, dy * b * gelu_derivative(a, APPROXIMATE), element, count, EVEN)
+    store(db_ptr, gradient_offset, dy * gelu(a, APPROXIMATE), element, count, EVEN)
+
+
+_GATE = Gate("geglu", _geglu_forward_kernel, _geglu_backward_kernel)
 
 
 @operator("geglu", lambda a, b, approximate: gate_output(a, b))
 def _geglu_operator(a: Tensor, b: Tensor | None, approximate: str) -> Tensor:
-    return gate_forward(wrap_triton(_geglu_forward_kernel), a, b, APPROXIMATE=approximate)
+    return gate_forward(wrap_triton(_geglu_forward_kernel), _GATE, a, b, APPROXIMATE=approximate)
 
 
 @operator("geglu_backward", lambda a, b, dy, approximate: gate_backward_outputs(a, b))
 def _geglu_backward_operator(a: Tensor, b: Tensor | None, dy: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
-    return gate_backward(wrap_triton(_geglu_backward_kernel), a, b, dy, APPROXIMATE=approximate)
+    return gate_backward(wrap_triton(_geglu_backward_kernel), _GATE, a, b, dy, APPROXIMATE=approximate)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -120,14 +119,17 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 class _GEGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor | None, approximate: str) -> Tensor:
-        y = gate_forward(_geglu_forward_kernel, a, b, APPROXIMATE=approximate)
+        y = gate_eager_forward(_GATE, a, b, APPROXIMATE=approximate)
         _save(ctx, (a, b, approximate), y)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        if torch.compiler.is_compiling():
+            return _backward(ctx, grads[0])
+
         def run(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor]:
-            return gate_backward(_geglu_backward_kernel, a, b, dy, APPROXIMATE=ctx.approximate)
+            return gate_eager_backward(_GATE, a, b, dy, APPROXIMATE=ctx.approximate)
 
         return *differentiate_gate("geglu", run, ctx, grads[0]), None
 
@@ -164,15 +166,20 @@ def geglu(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none")
         >>> geglu_reference(torch.tensor([1.0, 2.0, 10.0, 100.0], dtype=torch.float64))
         tensor([  8.4134, 195.4500], dtype=torch.float64)
     """
-    check_gate("geglu", a, b)
     check_choice("geglu", "approximate", approximate, _APPROXIMATIONS)
+    if is_plain(a) and a.is_cuda and (b is None or is_plain(b)):
+        if needs_grad(a, b):
+            y: Tensor = _GEGLU.apply(a, b, approximate)  # type: ignore[no-untyped-call]
+            return y
+        return gate_eager_forward(_GATE, a, b, APPROXIMATE=approximate)
+    check_gate("geglu", a, b)
     if is_traced(a):
         traced: Tensor = _geglu_operator(a, b, approximate)
         return traced
     if needs_grad(a, b):
-        y: Tensor = _GEGLU.apply(a, b, approximate)  # type: ignore[no-untyped-call]
+        y = _GEGLU.apply(a, b, approximate)  # type: ignore[no-untyped-call]
         return y
-    return gate_forward(_geglu_forward_kernel, a, b, APPROXIMATE=approximate)
+    return gate_eager_forward(_GATE, a, b, APPROXIMATE=approximate)
 
 
 class GEGLU(nn.Module):

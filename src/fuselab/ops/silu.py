@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.bound import BoundLaunches
-from fuselab.ops.flat import BLOCK, launch_flat, load, offsets, sigmoid, store
+from fuselab.ops.flat import BLOCK, in_rows, launch_flat, load, offsets, sigmoid, store
 from fuselab.ops.gate import (
+    Gate,
     check_gate,
     differentiate_gate,
     gate_backward,
     gate_backward_outputs,
+    gate_eager_backward,
+    gate_eager_forward,
     gate_forward,
     gate_output,
     halves,
@@ -64,19 +67,24 @@ def _silu_backward_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _swiglu_forward_kernel(  # type: ignore[no-untyped-def]
-    a_ptr, b_ptr, y_ptr, a_stride, b_stride, M, N, PACKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+    a_ptr,
+    b_ptr,
+    y_ptr,
+    count,
+    N: tl.constexpr,
+    GAP: tl.constexpr,
+    PACKED: tl.constexpr,
+    EVEN: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
-    blocks = tl.cdiv(N, BLOCK_N)
-    row = ((program // blocks) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
-    column = ((program % blocks) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
-    mask = (row < M) & (column < N)
+    element = offsets(BLOCK, WIDE)
+    offset = in_rows(element, N, GAP)
     if PACKED:
         b_ptr = a_ptr + N
-    a = tl.load(a_ptr + row * a_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    b = tl.load(b_ptr + row * b_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    y = a / (1.0 + tl.exp(-a)) * b
-    tl.store(y_ptr + row * N + column, y.to(y_ptr.dtype.element_ty), mask=mask)
+    a = load(a_ptr, offset, element, count, EVEN)
+    b = load(b_ptr, offset, element, count, EVEN)
+    store(y_ptr, element, a * sigmoid(a) * b, element, count, EVEN)
 
 
 @triton.jit
@@ -86,31 +94,27 @@ def _swiglu_backward_kernel(  # type: ignore[no-untyped-def]
     dy_ptr,
     da_ptr,
     db_ptr,
-    a_stride,
-    b_stride,
-    dy_stride,
-    da_stride,
-    M,
-    N,
+    count,
+    N: tl.constexpr,
+    GAP: tl.constexpr,
     PACKED: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    EVEN: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
-    blocks = tl.cdiv(N, BLOCK_N)
-    row = ((program // blocks) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
-    column = ((program % blocks) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
-    mask = (row < M) & (column < N)
+    element = offsets(BLOCK, WIDE)
+    offset = in_rows(element, N, GAP)
+    gradient_offset = element
     if PACKED:
+        gradient_offset = offset
         b_ptr = a_ptr + N
         db_ptr = da_ptr + N
-    a = tl.load(a_ptr + row * a_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    b = tl.load(b_ptr + row * b_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    dy = tl.load(dy_ptr + row * dy_stride + column, mask=mask, eviction_policy="evict_first").to(tl.float32)
-    sigmoid = 1.0 / (1.0 + tl.exp(-a))
-    da = dy * b * sigmoid * (1.0 + a * (1.0 - sigmoid))
-    tl.store(da_ptr + row * da_stride + column, da.to(da_ptr.dtype.element_ty), mask=mask)
-    tl.store(db_ptr + row * da_stride + column, (dy * a * sigmoid).to(db_ptr.dtype.element_ty), mask=mask)
+    a = load(a_ptr, offset, element, count, EVEN)
+    b = load(b_ptr, offset, element, count, EVEN)
+    dy = load(dy_ptr, element, element, count, EVEN)
+    s = sigmoid(a)
+    store(da_ptr, gradient_offset, dy * b * s * (1.0 + a * (1.0 - s)), element, count, EVEN)
+    store(db_ptr, gradient_offset, dy * a * s, element, count, EVEN)
 
 
 _FORWARD, _BACKWARD = BoundLaunches(), BoundLaunches()
@@ -119,14 +123,14 @@ _FORWARD, _BACKWARD = BoundLaunches(), BoundLaunches()
 def _silu_forward(kernel: Any, x: Tensor) -> Tensor:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel() != 0:
-        launch_flat(kernel, _FORWARD, x.contiguous(), y)
+        launch_flat(kernel, _FORWARD, (x.dtype,), x.numel(), x.contiguous(), y)
     return y
 
 
 def _silu_backward(kernel: Any, x: Tensor, dy: Tensor) -> Tensor:
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel() != 0:
-        launch_flat(kernel, _BACKWARD, x.contiguous(), dy.contiguous(), dx)
+        launch_flat(kernel, _BACKWARD, (x.dtype, dy.dtype), x.numel(), x.contiguous(), dy.contiguous(), dx)
     return dx
 
 
@@ -140,14 +144,17 @@ def _silu_backward_operator(x: Tensor, dy: Tensor) -> Tensor:
     return _silu_backward(wrap_triton(_silu_backward_kernel), x, dy)
 
 
+_SWIGLU = Gate("swiglu", _swiglu_forward_kernel, _swiglu_backward_kernel)
+
+
 @operator("swiglu", gate_output)
 def _swiglu_operator(a: Tensor, b: Tensor | None) -> Tensor:
-    return gate_forward(wrap_triton(_swiglu_forward_kernel), a, b)
+    return gate_forward(wrap_triton(_swiglu_forward_kernel), _SWIGLU, a, b)
 
 
 @operator("swiglu_backward", lambda a, b, dy: gate_backward_outputs(a, b))
 def _swiglu_backward_operator(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor]:
-    return gate_backward(wrap_triton(_swiglu_backward_kernel), a, b, dy)
+    return gate_backward(wrap_triton(_swiglu_backward_kernel), _SWIGLU, a, b, dy)
 
 
 def _eager_forward(x: Tensor) -> Tensor:
@@ -198,14 +205,15 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor | None) -> Tensor:
         ctx.save_for_backward(a, b)
-        return gate_forward(_swiglu_forward_kernel, a, b)
+        return gate_eager_forward(_SWIGLU, a, b)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         def run(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor]:
-            return gate_backward(_swiglu_backward_kernel, a, b, dy)
+            return gate_eager_backward(_SWIGLU, a, b, dy)
 
-        return differentiate_gate("swiglu", run, ctx, grads[0])
+        traced = torch.compiler.is_compiling()
+        return differentiate_gate("swiglu", _swiglu_backward_operator if traced else run, ctx, grads[0])
 
 
 _silu_operator.register_autograd(
@@ -271,14 +279,19 @@ def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
         >>> swiglu_reference(torch.tensor([1.0, 2.0, 10.0, 100.0], dtype=torch.float64))
         tensor([  7.3106, 176.1594], dtype=torch.float64)
     """
+    if is_plain(a) and a.is_cuda and (b is None or is_plain(b)):
+        if needs_grad(a, b):
+            y: Tensor = _SwiGLU.apply(a, b)  # type: ignore[no-untyped-call]
+            return y
+        return gate_eager_forward(_SWIGLU, a, b)
     check_gate("swiglu", a, b)
     if is_traced(a):
         traced: Tensor = _swiglu_operator(a, b)
         return traced
     if needs_grad(a, b):
-        y: Tensor = _SwiGLU.apply(a, b)  # type: ignore[no-untyped-call]
+        y = _SwiGLU.apply(a, b)  # type: ignore[no-untyped-call]
         return y
-    return gate_forward(_swiglu_forward_kernel, a, b)
+    return gate_eager_forward(_SWIGLU, a, b)
 
 
 class SiLU(nn.Module):
