@@ -145,7 +145,7 @@ def gate_eager_forward(gate: Gate, a: Tensor, b: Tensor | None, **flags: str) ->
         count = a.numel() // 2
         form = (*flags.values(), a.dtype, None, N, N, a.get_device(), count % BLOCK and count)
         repeat = gate.bound_forward.get(form)
-        if repeat is not None and a.is_contiguous() and shape[-1] == 2 * N:
+        if repeat is not None and a.is_contiguous() and shape and shape[-1] == 2 * N:
             y = a.new_empty((*shape[:-1], N))
             pointer = a.data_ptr()
             if repeat(-(-count // BLOCK), pointer, pointer, y.data_ptr(), count):

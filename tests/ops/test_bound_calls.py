@@ -1,0 +1,146 @@
+"""The shortest way of an eager call: when a bound launch is used, with which pointers, and when it is not."""
+
+import sys
+
+import pytest
+import torch
+
+import fuselab.ops  # noqa: F401 - its modules are looked up by name: functions are exported under the same
+from fuselab.ops.launch import INTERPRETED
+
+SILU, GEGLU = (sys.modules[f"fuselab.ops.{name}"] for name in ("silu", "geglu"))
+BLOCK = sys.modules["fuselab.ops.flat"].BLOCK
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="in the interpreter nothing is bound")
+
+
+class Bound:
+    """A bound launch that notes what it is given; ``answer`` False declines."""
+
+    def __init__(self, answer=True):
+        self.answer = answer
+        self.calls = []
+
+    def __call__(self, *args):
+        self.calls.append(args)
+        return self.answer
+
+
+class Table(dict):
+    """Every form is bound, to the same launch; keeps the forms that were looked up."""
+
+    def __init__(self, bound):
+        super().__init__()
+        self.bound = bound
+        self.forms = []
+
+    def get(self, form, default=None):
+        self.forms.append(form)
+        return self.bound
+
+
+class OrdinaryError(Exception):
+    """The ordinary way was gone."""
+
+
+@pytest.fixture
+def ordinary(monkeypatch):
+    def way(*_, **__):
+        raise OrdinaryError
+
+    for module, name in (
+        (SILU, "_silu_forward"),
+        (SILU, "_silu_backward"),
+        (sys.modules["fuselab.ops.gate"], "gate_forward"),
+        (sys.modules["fuselab.ops.gate"], "gate_backward"),
+        (sys.modules["fuselab.ops.gate"], "check_gate"),
+        (SILU, "check_tensors"),
+    ):
+        monkeypatch.setattr(module, name, way)
+
+
+def gate(module, forward, backward):
+    known = module._SWIGLU if module is SILU else module._GATE
+    return sys.modules["fuselab.ops.gate"].Gate(known.name, known.forward, known.backward, forward, backward)
+
+
+@pytest.mark.parametrize("shape", [(4, 512), (3, 5, 7), (1,)])
+def test_silu(monkeypatch, ordinary, shape):
+    x, dy = torch.randn(shape), torch.randn(shape)
+    bound = Bound()
+    for name in ("_FORWARD", "_BACKWARD"):
+        monkeypatch.setattr(SILU, name, Table(bound))
+    y = SILU._eager_forward(x)
+    dx = SILU._eager_backward(x, dy)
+    count = x.numel()
+    programs = -(-count // BLOCK)
+    assert bound.calls == [
+        (programs, x.data_ptr(), y.data_ptr(), count),
+        (programs, x.data_ptr(), dy.data_ptr(), dx.data_ptr(), count),
+    ]
+    for result in (y, dx):
+        assert result.shape == x.shape
+        assert result.dtype == x.dtype
+        assert result.is_contiguous()
+    remainder = 0 if count % BLOCK == 0 else count
+    assert SILU._FORWARD.forms == [(x.dtype, -1, remainder)]
+    assert SILU._BACKWARD.forms == [(x.dtype, dy.dtype, -1, remainder)]
+
+
+def test_silu_goes_the_ordinary_way(monkeypatch, ordinary):
+    for name in ("_FORWARD", "_BACKWARD"):
+        monkeypatch.setattr(SILU, name, Table(Bound()))
+    x = torch.randn(4, 8)
+    for strided in (x.t(), x[:, :4], x[:1].expand(4, 8)):
+        with pytest.raises(OrdinaryError):
+            SILU._eager_forward(strided)
+        with pytest.raises(OrdinaryError):
+            SILU._eager_backward(strided.contiguous(), strided)
+    monkeypatch.setattr(SILU, "_FORWARD", Table(Bound(answer=False)))
+    with pytest.raises(OrdinaryError):
+        SILU._eager_forward(x)
+
+
+@pytest.mark.parametrize(("module", "flags"), [(SILU, {}), (GEGLU, {"APPROXIMATE": "tanh"})])
+def test_pairs(ordinary, module, flags):
+    a, b, dy = (torch.randn(2, 3, 8).bfloat16() for _ in range(3))
+    bound = Bound()
+    both = gate(module, Table(bound), Table(bound))
+    y = module.gate_eager_forward(both, a, b, **flags)
+    da, db = module.gate_eager_backward(both, a, b, dy, **flags)
+    pointers = [[t.data_ptr() for t in some] for some in ((a, b, y), (a, b, dy, da, db))]
+    assert bound.calls == [(1, *pointers[0], 48), (1, *pointers[1], 48)]
+    assert all(t.shape == a.shape and t.dtype == a.dtype and t.is_contiguous() for t in (y, da, db))
+    assert both.bound_forward.forms == [(*flags.values(), a.dtype, a.dtype, 0, 0, -1, 48)]
+    assert both.bound_backward.forms == [(*flags.values(), a.dtype, a.dtype, a.dtype, 0, 0, -1, 48)]
+
+
+def test_packed(ordinary):
+    a = torch.randn(4, 3, 2048)
+    bound = Bound()
+    y = SILU.gate_eager_forward(gate(SILU, Table(bound), Table(bound)), a, None)
+    assert y.shape == (4, 3, 1024)
+    assert bound.calls == [(12, a.data_ptr(), a.data_ptr(), y.data_ptr(), 12 * 1024)]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (torch.randn(4, 8), torch.randn(8, 4)),
+        (torch.randn(4, 8), torch.randn(32)),
+        (torch.randn(4, 8), torch.randn(4, 8).bfloat16()),
+        (torch.randn(4, 8), torch.randn(4, 16)[:, :8]),
+        (torch.randn(4, 16)[:, :8], torch.randn(4, 8)),
+        (torch.randn(4, 8), torch.randn(4, 8, device="meta")),
+        (torch.randn(4, 7), None),
+        (torch.randn(8, 4).t(), None),
+        (torch.tensor(1.0), None),
+    ],
+)
+def test_gates_go_the_ordinary_way(ordinary, a, b):
+    """Where shapes are refused, dtypes promoted, or layouts copied."""
+    both = gate(SILU, Table(Bound()), Table(Bound()))
+    if b is not None and b.device.type == "meta":  # the device is a part of the form
+        both.bound_forward.bound = Bound(answer=False)
+    with pytest.raises(OrdinaryError):
+        SILU.gate_eager_forward(both, a, b)
