@@ -12,6 +12,8 @@ function            module                              what it is
 ``geglu``            ``GEGLU``                           ``gelu(a) * b``, a pair or packed
 ==================  ==================================  =================================
 
+``patch(model)`` has the modules of a model call them, and can be undone.
+
 float32, float16 and bfloat16 in any strides, computed in float32; rows of any width; weight gradients without atomics,
 so that repeated calls agree to the bit; once differentiable. They run on CUDA devices, and on CPU tensors in Triton's
 interpreter when TRITON_INTERPRET=1 was set before triton was imported. Under ``torch.compile`` each is one operator of
@@ -20,6 +22,7 @@ torch. This package imports torch and triton only, nothing else of fuselab.
 
 from fuselab.ops.geglu import GEGLU, geglu, geglu_reference
 from fuselab.ops.layer_norm_gelu import LayerNormGELU, layer_norm_gelu, layer_norm_gelu_reference
+from fuselab.ops.patch import Patch, patch
 from fuselab.ops.rms_norm import (
     AddRMSNorm,
     RMSNorm,
@@ -35,6 +38,7 @@ __all__ = [
     "GEGLU",
     "AddRMSNorm",
     "LayerNormGELU",
+    "Patch",
     "RMSNorm",
     "SiLU",
     "SoftmaxDropout",
@@ -45,6 +49,7 @@ __all__ = [
     "geglu_reference",
     "layer_norm_gelu",
     "layer_norm_gelu_reference",
+    "patch",
     "rms_norm",
     "rms_norm_reference",
     "silu",
