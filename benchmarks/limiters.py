@@ -7,7 +7,8 @@ checked, timed, and timed again with one resource taken away at a time.
 
 - *memory*: the same instructions on data that stays in the cache. The program index is folded (``program_id(0) %
   few``), so that all programs work on the rows of the first few, which together take an eighth of the L2 cache. Nothing
-  else of the kernel changes. If that makes it a fifth faster, memory limited it.
+  else of the kernel changes. If that makes it a fifth faster, it waits for memory: for bandwidth where it uses 0.7 or
+  more of what good kernels reach, else for its latency.
 - *instructions*: the folded kernel with twice as many programs. If it takes 1.6 times as long or more, the
   multiprocessors were busy; if not, programs were waiting.
 - *launch*: an empty kernel of the same grid and warps. A kernel that takes less than one and a half times that does
@@ -34,9 +35,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fuselab.capture import capture
-from fuselab.card.limiter import LAUNCH_US, judge
+from fuselab.card.limiter import SUSTAINED, judge, launch_us
 from fuselab.experiment import load_registry
 from fuselab.records import Direction
+from fuselab.targets import Target, match
 from fuselab.worker.check import build, run_once
 
 EXPERIMENTS = ("layer_norm_gelu", "softmax_dropout", "rms_norm", "silu")
@@ -133,7 +135,7 @@ def measure(folder: Path, card: dict[str, Any], scratch: Path, empty: Any, repea
     return {
         "check": checked,
         "figures_us": figures,
-        "judged": judge(card["limiter"]["predicted"], figures),
+        "judged": judge(card["limiter"]["predicted"], {**figures, "memory_share": memory_share(card, figures)}),
         "folded_to": few,
         "registers": {"card": card["registers"], "here": getattr(compiled, "n_regs", None)},
         "programs_a_multiprocessor": {"card": min(limits.values()), "driver": driver},
@@ -187,11 +189,25 @@ def report(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def predicted(times_us: dict[str, float]) -> str:
-    """The limiter of a recorded card by the model as it is now, its constant for a launch included."""
-    own = {name: time for name, time in times_us.items() if name != "launch"}
+def memory_share(card: dict[str, Any], figures: dict[str, float]) -> float:
+    """The kernel's fewest bytes over its time, as a part of the bandwidth that good kernels reach."""
+    target = find_target(card)
+    reached = card["traffic"]["fewest_bytes"] / figures["time_us"] * 1e6
+    return reached / (target.bandwidth_bytes_per_s * SUSTAINED["memory"])
+
+
+def find_target(card: dict[str, Any]) -> Target:
+    target = match(card["limiter"]["device"])
+    if target is None:
+        raise ValueError(f"{card['limiter']['device']} is not a described device")
+    return target
+
+
+def predicted(card: dict[str, Any]) -> str:
+    """The limiter of a recorded card by the model as it is now, its constants for a launch included."""
+    own = {name: time for name, time in card["limiter"]["times_us"].items() if name != "launch"}
     longest = max(own, key=lambda name: own[name])
-    return longest if own[longest] >= LAUNCH_US else "launch"
+    return longest if own[longest] >= launch_us(find_target(card), card["launch"]["programs"]) else "launch"
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -204,10 +220,12 @@ def markdown(document: dict[str, Any]) -> str:
     for row in document["kernels"]:
         card, found = row["card"], row["measured"]
         times = card["limiter"]["times_us"]
-        guess, answer = predicted(times), found["judged"]["limiter"]
+        figures_us = found["figures_us"]
+        guess = predicted(card)
+        answer = judge(guess, {**figures_us, "memory_share": memory_share(card, figures_us)})["limiter"]
         right += guess == answer
         name = f"{row['experiment']} {row['workload']} {card['direction']} `{card['name']}`"
-        figures = [found["figures_us"][key] for key in ("time_us", "cached_us", "cached_twice_us", "empty_us")]
+        figures = [figures_us[key] for key in ("time_us", "cached_us", "cached_twice_us", "empty_us")]
         model = max(time for limiter, time in times.items() if limiter != "launch")
         time, cached, twice, empty = (f"{value:.1f}" for value in figures)
         mark = answer if guess == answer else f"**{answer}**"
@@ -238,8 +256,6 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("this benchmark needs a GPU", file=sys.stderr)
         return 2
-    from fuselab.targets import match
-
     target = match(torch.cuda.get_device_name())
     if target is None:
         print(f"{torch.cuda.get_device_name()} is not a described device: nothing to predict with", file=sys.stderr)

@@ -32,6 +32,7 @@ from fuselab.records import (
 )
 from fuselab.report.picture import svg
 from fuselab.store import Run, create_run, scrub
+from fuselab.store.limiters import judge_limiters
 from fuselab.worker.messages import (
     DescribeRequest,
     DescribeResult,
@@ -224,6 +225,9 @@ def _metadata(plan: Plan, environment: Environment, command: Sequence[str]) -> R
 
 def _finish(run: Run, status: RunStatus, error: str | None = None) -> None:
     run.finish(status, summary=_summary(settle(run.measurements())), error=error)
+    if status is RunStatus.COMPLETE:
+        with suppress(StoreError):  # after what makes room on a full disk; the run is whole without it
+            judge_limiters(run)
 
 
 def _summary(measurements: Sequence[Measurement]) -> dict[str, object]:

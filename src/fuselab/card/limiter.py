@@ -7,7 +7,7 @@ Pure. A kernel takes as long as the slowest of four things:
 - *instructions*: its warps' instructions over what the multiprocessors can issue, each class at the rate of its pipe.
 - *latency*: a program waits for memory, for the instruction before and at barriers; programs that do not fit on the
   device at once wait for those before them.
-- *launch*: below some microseconds the device is busy with starting and ending the kernel.
+- *launch*: the device is busy with starting and ending the kernel, and with handing out its programs.
 
 The figures of the model are the constants below, with their sources; docs/kernel-cards.md has them beside measurements.
 """
@@ -25,13 +25,16 @@ from fuselab.ir.pipes import SCHEDULERS, clock_hz, pipe_clocks
 from fuselab.ir.traffic import Traffic
 from fuselab.targets import Target
 
-__all__ = ["LIMITERS", "Facts", "Prediction", "judge", "predict"]
+__all__ = ["LIMITERS", "Facts", "Prediction", "judge", "launch_us", "predict", "verdict"]
 
 LIMITERS = ("memory", "instructions", "latency", "launch")
 
 LAUNCH_US = 0.75
-"""Below this a kernel's own work does not show: what an empty kernel of a few programs takes in a CUDA graph on an
-H200 (0.72 to 0.74 us in benchmarks/results/h200-limiters.json)."""
+"""What an empty kernel of a few programs takes in a CUDA graph on an H200 (0.72 to 0.74 us in
+benchmarks/results/h200-limiters.json)."""
+PROGRAMS_A_CLOCK = 0.8
+"""Programs that a device hands to its multiprocessors in a clock: empty kernels of 1,024 to 65,536 programs took 0.61
+to 0.69 ns more for each on an H200 (same file), 1.2 to 1.4 of its clocks."""
 MEMORY_LATENCY_US = 0.8
 """From a load to its value when it comes from memory that is kept busy, on the generations since 8.0."""
 DEPENDENT_CYCLES = 4.0
@@ -50,7 +53,10 @@ SUSTAINED = {"memory": 0.90, "instructions": 0.75}
 LAUNCH_FACTOR = 1.5
 """Measured: a kernel that takes less than this many times an empty one of the same grid is limited by its launch."""
 MEMORY_FACTOR = 0.8
-"""Measured: a kernel is limited by memory if, with its data in the cache, it takes less than this part of its time."""
+"""Measured: a kernel waits for memory if, with its data in the cache, it takes less than this part of its time."""
+LIMITING_SHARE = 0.7
+"""Measured: a resource limits a kernel that uses this part or more of what good kernels reach of it. With less of the
+bandwidth, memory's latency is what a kernel waits for: more bandwidth would not make it faster."""
 SCALING_FACTOR = 1.6
 """Measured: twice the programs that take this many times as long keep the multiprocessors busy."""
 
@@ -83,6 +89,23 @@ class Prediction:
         return {"predicted": self.limiter, "times_us": self.times_us, "reasons": list(self.reasons), "measured": None}
 
 
+def launch_us(target: Target | None, programs: int) -> float:
+    """Microseconds that an empty kernel of so many programs takes in a CUDA graph.
+
+    Example:
+        >>> from fuselab.targets import find
+        >>> [round(launch_us(find("h200"), programs), 2) for programs in (16, 65536)]
+        [0.76, 42.07]
+    """
+    handed_out = 0.0 if target is None else programs / PROGRAMS_A_CLOCK / clock_hz(target) * 1e6
+    return LAUNCH_US + handed_out
+
+
+def verdict(predicted: str | None, measured: str) -> str:
+    """``confirmed``, ``corrected``, or ``not predicted``."""
+    return "not predicted" if predicted is None else "confirmed" if predicted == measured else "corrected"
+
+
 def predict(facts: Facts) -> Prediction:
     """Which of the four takes longest.
 
@@ -94,16 +117,17 @@ def predict(facts: Facts) -> Prediction:
     latency, latency_words = _latency(facts)
     times = {"memory": memory, "instructions": instructions, "latency": latency}
     longest = max(times, key=lambda name: times[name])
-    if times[longest] < LAUNCH_US:
+    launch = launch_us(facts.target, facts.programs)
+    if times[longest] < launch:
         limiter = "launch"
-        words = f"its own work takes {times[longest]:.2f} us ({longest}), less than the {LAUNCH_US:g} us of a launch"
+        words = f"its own work takes {times[longest]:.2f} us ({longest}), less than the {launch:.2f} us of a launch"
     else:
         limiter = longest
         others = sorted((name for name in times if name != longest), key=lambda name: -times[name])
         words = f"{longest} takes {times[longest]:.2f} us, {others[0]} {times[others[0]]:.2f} us"
     return Prediction(
         limiter,
-        {name: round(value, 4) for name, value in {**times, "launch": LAUNCH_US}.items()},
+        {name: round(value, 4) for name, value in {**times, "launch": launch}.items()},
         (words, memory_words, instruction_words, latency_words),
     )
 
@@ -117,7 +141,8 @@ def judge(predicted: str | None, measurement: Mapping[str, float]) -> dict[str, 
         predicted: ``limiter.predicted`` of the card; None where there is none.
         measurement: microseconds of ``time_us`` (as it is, inputs not in the cache), ``empty_us`` (a kernel of the same
             grid that does nothing), ``cached_us`` (the same instructions on data that stays in the cache) and
-            ``cached_twice_us`` (that with twice as many programs).
+            ``cached_twice_us`` (that with twice as many programs). ``memory_share``, where it is known: the bandwidth
+            that it reached as a part of what good kernels reach, which tells bandwidth from memory's latency.
 
     Raises:
         KeyError: one of the four is missing.
@@ -131,7 +156,11 @@ def judge(predicted: str | None, measurement: Mapping[str, float]) -> dict[str, 
     if time < LAUNCH_FACTOR * empty:
         measured, why = "launch", f"it takes {time / empty:.2f} times an empty kernel of the same grid"
     elif cached < MEMORY_FACTOR * time:
-        measured, why = "memory", f"with its data in the cache it takes {cached / time:.0%} of its time"
+        share = measurement.get("memory_share", 1.0)
+        measured = "memory" if share >= LIMITING_SHARE else "latency"
+        why = f"with its data in the cache it takes {cached / time:.0%} of its time"
+        if measured == "latency":
+            why += f", and it reaches {share:.0%} of the bandwidth that it could: it waits for memory"
     elif twice >= SCALING_FACTOR * cached:
         measured = "instructions"
         why = f"data in the cache saves {1 - cached / time:.0%}, and twice the programs take {twice / cached:.2f} times"
@@ -140,8 +169,12 @@ def judge(predicted: str | None, measurement: Mapping[str, float]) -> dict[str, 
         why = (
             f"data in the cache saves {1 - cached / time:.0%}, twice the programs only take {twice / cached:.2f} times"
         )
-    verdict = "not predicted" if predicted is None else "confirmed" if predicted == measured else "corrected"
-    return {"limiter": measured, "verdict": verdict, "reason": why, "figures_us": dict(measurement)}
+    return {
+        "limiter": measured,
+        "verdict": verdict(predicted, measured),
+        "reason": why,
+        "figures_us": {name: value for name, value in measurement.items() if name.endswith("_us")},
+    }
 
 
 def _memory(facts: Facts) -> tuple[float, str]:

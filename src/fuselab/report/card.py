@@ -147,8 +147,9 @@ def _limiter(section: Mapping[str, Any]) -> Iterator[str]:
         yield _text(reasons[0])
     measured = section.get("measured")
     if isinstance(measured, Mapping):
-        said = f"{_text(measured.get('verdict'))}: {_text(measured.get('reason'))}"
-        yield f"measured {_text(measured.get('limiter'))}, {said}"
+        limiter, verdict = measured.get("limiter"), _text(measured.get("verdict"))
+        said = f"measured {_text(limiter)}, {verdict}" if limiter else f"measured, {verdict}"
+        yield f"{said}: {_text(measured.get('reason'))}"
 
 
 def _repro(section: Mapping[str, Any]) -> Iterator[str]:

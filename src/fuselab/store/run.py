@@ -10,7 +10,7 @@ import errno
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -272,6 +272,20 @@ class Run:
             )
             _remove(staging)
             return list(capture.artifacts), list(capture.kernels)
+
+    def write_card(self, kernel_id: str, card: Mapping[str, Any]) -> Path:
+        """Write a kernel's card anew, with what was learnt of it since it was captured.
+
+        Raises:
+            StoreError: the disk refused, there is no such card, or the name leaves the directory.
+        """
+        with self._held():
+            path = inside(self.path, f"kernels/{kernel_id}/card.json")
+            if not path.is_file():
+                raise StoreError(f"there is no card at {path}")
+            text = msgspec.json.format(msgspec.json.encode(dict(card)), indent=2)
+            write_atomically(path, scrub_code(text.decode()).encode() + b"\n")
+            return path
 
     def write_plot(self, name: str, text: str) -> Path:
         """Write ``plots/<name>``.
