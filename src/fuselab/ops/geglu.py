@@ -27,7 +27,7 @@ from fuselab.ops.gate import (
     halves,
 )
 from fuselab.ops.gelu import gelu, gelu_derivative
-from fuselab.ops.inputs import check_choice, compute_dtype, is_plain, is_traced, needs_grad
+from fuselab.ops.inputs import check_choice, compute_dtype, is_plain, is_traced, needs_grad, on_cpu
 from fuselab.ops.launch import operator, wrap_triton
 
 __all__ = ["GEGLU", "geglu", "geglu_reference"]
@@ -159,7 +159,9 @@ def geglu(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none")
     Raises:
         TypeError: an unsupported dtype.
         ValueError: shapes or devices that do not match, an odd last axis of a packed tensor, an unknown approximation.
-        RuntimeError: a device without Triton kernels; a second derivative.
+        RuntimeError: a device that is neither a GPU nor the CPU; a second derivative on a GPU.
+
+    On a CPU it is computed with torch's own operators, and a ``NotFusedWarning`` says so once.
 
     Example:
         >>> import torch
@@ -173,6 +175,8 @@ def geglu(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none")
             return y
         return gate_eager_forward(_GATE, a, b, APPROXIMATE=approximate)
     check_gate("geglu", a, b)
+    if on_cpu("geglu", a):
+        return geglu_reference(a, b, approximate)
     if is_traced(a):
         traced: Tensor = _geglu_operator(a, b, approximate)
         return traced

@@ -6,6 +6,8 @@ rest of the package.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from fuselab.ops.launch import INTERPRETED
 
 __all__ = [
     "DTYPES",
+    "NotFusedWarning",
     "check_choice",
     "check_tensors",
     "check_vector",
@@ -20,6 +23,7 @@ __all__ = [
     "is_plain",
     "is_traced",
     "needs_grad",
+    "on_cpu",
     "rows",
 ]
 
@@ -57,8 +61,48 @@ def check_tensors(operator: str, **tensors: Tensor | None) -> None:
         _check_device(operator, first_name, first.device)
 
 
+class NotFusedWarning(UserWarning):
+    """An operator computed with torch's own operators, because its kernels do not run where the tensors are.
+
+    Said once a process. The answers are right; what they took says nothing of the kernels.
+    """
+
+
+_fallback_said = False
+
+
+@torch.compiler.assume_constant_result
+def _say_that_it_is_not_fused(operator: str) -> bool:
+    # While a caller is traced, too: a graph made for the CPU has torch's operators in it from then on.
+    global _fallback_said  # noqa: PLW0603 - once a process
+    if not _fallback_said:
+        _fallback_said = True
+        warnings.warn(
+            f"fuselab.ops.{operator}: the tensors are on the CPU, where Triton kernels do not run; this operator, and "
+            "fuselab's others from now on, compute with torch's own operators there, which is not the fused kernel",
+            NotFusedWarning,
+            stacklevel=4,
+        )
+    return True
+
+
+def on_cpu(operator: str, x: Tensor) -> bool:
+    """Whether ``operator`` has to compute with torch's own operators: x is on the CPU, and nothing is interpreted.
+
+    Warns of it once a process, with ``NotFusedWarning``.
+    """
+    return _without_kernels(x.device) and _say_that_it_is_not_fused(operator)
+
+
+def _without_kernels(device: torch.device) -> bool:
+    return device.type == "cpu" and not INTERPRETED
+
+
+_COMPUTED_ON_CPU = {"silu", "swiglu", "geglu"}
+
+
 def _check_device(operator: str, name: str, device: torch.device) -> None:
-    if device.type == "cpu" and INTERPRETED:
+    if device.type == "cpu" and (INTERPRETED or operator in _COMPUTED_ON_CPU):
         return
     if device.type == "cpu":
         raise RuntimeError(

@@ -27,7 +27,7 @@ from fuselab.ops.gate import (
     gate_output,
     halves,
 )
-from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, is_traced, needs_grad
+from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, is_traced, needs_grad, on_cpu
 from fuselab.ops.launch import operator, wrap_triton
 
 __all__ = ["SiLU", "SwiGLU", "silu", "silu_reference", "swiglu", "swiglu_reference"]
@@ -237,7 +237,9 @@ def silu(x: Tensor) -> Tensor:
 
     Raises:
         TypeError: an unsupported dtype.
-        RuntimeError: a device without Triton kernels; a second derivative.
+        RuntimeError: a device that is neither a GPU nor the CPU; a second derivative on a GPU.
+
+    On a CPU it is computed with torch's own operators, and a ``NotFusedWarning`` says so once.
 
     Example:
         >>> import torch
@@ -250,6 +252,8 @@ def silu(x: Tensor) -> Tensor:
             return y
         return _eager_forward(x)
     check_tensors("silu", x=x)
+    if on_cpu("silu", x):
+        return silu_reference(x)
     if is_traced(x):
         traced: Tensor = _silu_operator(x)
         return traced
@@ -272,7 +276,9 @@ def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
     Raises:
         TypeError: an unsupported dtype.
         ValueError: shapes or devices that do not match, an odd last axis of a packed tensor.
-        RuntimeError: a device without Triton kernels; a second derivative.
+        RuntimeError: a device that is neither a GPU nor the CPU; a second derivative on a GPU.
+
+    On a CPU it is computed with torch's own operators, and a ``NotFusedWarning`` says so once.
 
     Example:
         >>> import torch
@@ -285,6 +291,8 @@ def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
             return y
         return gate_eager_forward(_SWIGLU, a, b)
     check_gate("swiglu", a, b)
+    if on_cpu("swiglu", a):
+        return swiglu_reference(a, b)
     if is_traced(a):
         traced: Tensor = _swiglu_operator(a, b)
         return traced
