@@ -44,6 +44,13 @@ def check(request: CheckRequest, *, progress: Say | None = None, experiment: Exp
     variant = experiment.variant(request.variant)
     interpreted = needs_interpreter(variant.kind, request.device_type)
     workload = interpreted_workload(request.workload) if interpreted else request.workload
+    if interpreted and not _interpreting():
+        # fuselab.ops would compute with torch's own operators, and what was checked would not be a kernel.
+        return CheckResult(
+            status=Status.UNAVAILABLE,
+            reason="on a CPU hand-written Triton is checked in Triton's interpreter, which this process was not "
+            "started with (TRITON_INTERPRET=1)",
+        )
 
     say(Progress(text="building inputs", arm=variant.name))
     inputs = experiment.make_inputs(workload, request.device_type)
@@ -113,6 +120,13 @@ def experiment_of(reference: ExperimentReference) -> Experiment:
 def needs_interpreter(kind: VariantKind, device_type: str) -> bool:
     """Whether a variant runs in Triton's interpreter: hand-written Triton without a GPU."""
     return kind is VariantKind.TRITON and device_type == "cpu"
+
+
+def _interpreting() -> bool:
+    """Whether kernels of this process run in Triton's interpreter."""
+    from fuselab.ops.launch import INTERPRETED
+
+    return INTERPRETED
 
 
 def interpreted_workload(workload: Workload) -> Workload:
