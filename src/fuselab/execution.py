@@ -170,14 +170,21 @@ class Execution:
                 else:
                     self._store(self._cell(workload, name, d, Status.UNAVAILABLE, reason) for d in self.plan.directions)
         checks: dict[tuple[str, str], CheckResult] = {}
+
+        def keep(workload: Workload, name: str, checked: tuple[CheckResult, Path]) -> None:
+            checks[workload.key, name] = check = self._adopt(checked)
+            self._store(self._untimed_cells(workload, name, check))
+
+        if not self.workers.concurrent:
+            # In this thread: on Python 3.12.1 Dynamo crashes when two threads compile, one after the other has ended.
+            for workload, name in runnable:
+                keep(workload, name, self._check_one(workload, name))
+            return {(w.key, n): checks[w.key, n] for w, n in runnable}
         with ThreadPoolExecutor(at_a_time) as pool:
             futures = {pool.submit(self._check_one, workload, name): (workload, name) for workload, name in runnable}
             try:
                 for future in as_completed(futures):
-                    workload, name = futures[future]
-                    check = self._adopt(future.result())
-                    checks[workload.key, name] = check
-                    self._store(self._untimed_cells(workload, name, check))
+                    keep(*futures[future], future.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.workers.stop()

@@ -26,6 +26,7 @@ from typing import Any
 
 from fuselab.course import recorded
 from fuselab.course.cells import NAMES, directory
+from fuselab.course.display import plain_paths
 from fuselab.errors import UsageError
 
 __all__ = ["build", "executed", "main", "problems", "readme"]
@@ -97,6 +98,8 @@ def _cleaned(notebook: Any) -> Any:
         if cell.cell_type == "code":
             cell["outputs"] = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
             for output in cell.outputs:
+                if "text" in output:  # a library's warning says where on this machine it stands
+                    output["text"] = plain_paths(_CONTROL.sub("", output["text"]))
                 if "text/plain" in output.get("data", {}):
                     output["data"]["text/plain"] = _CONTROL.sub("", output["data"]["text/plain"])
     return notebook

@@ -45,12 +45,16 @@ class Lie:
         again = cell.self_comparison
         copy = f"{again.speedup:.3f}x, {again.verdict.value}" if again and again.speedup else "timed on a GPU only"
         rows = [
-            ("clock", cell.clock.value if cell.clock else "none"),
-            ("buffers", "cold" if cell.cold else "warm, and labelled so"),
-            ("rounds, each in an order drawn anew", str(len({s.round for s in cell.samples}))),
-            ("the baseline against a second copy of itself", copy),
+            ("clock", cell.clock.value if cell.clock else "none", "a clock that stops too early"),
+            ("buffers", "cold" if cell.cold else "warm, and labelled so", "data that lie in a cache"),
+            (
+                "rounds, each in an order drawn anew",
+                str(len({s.round for s in cell.samples})),
+                "drift, and whoever comes first",
+            ),
+            ("the baseline against a second copy of itself", copy, "what none of these saw"),
         ]
-        return Rows(("the engine", ""), rows, note=self.why)
+        return Rows(("the engine", "in this run", "which catches"), rows, note=self.why)
 
     def _shown(self) -> Shown:
         return Stack(log_bars(self.name, self.values, self.unit), Shown(f"<p>{self.why}</p>", self.why))
