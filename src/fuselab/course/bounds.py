@@ -58,11 +58,14 @@ def roofline(target: str = "h200") -> Picture:
     import altair
 
     points = [_point(cell) for cell in _cells()]
+    span = [min(float(str(point["rate"])) for point in points) / 2, (find(target).f32_flops or 0.0) / 1e12 * 2]
     base = chart_of(points).encode(
         x=altair.X(
             "intensity:Q", scale=altair.Scale(type="log", domain=[0.5, 100], nice=False), title="operations a byte"
         ),
-        y=altair.Y("rate:Q", scale=altair.Scale(type="log", nice=False), title="10^12 operations a second"),
+        y=altair.Y(
+            "rate:Q", scale=altair.Scale(type="log", domain=span, nice=False), title="10^12 operations a second"
+        ),
         color=altair.Color("variant:N", title=None),
         shape=altair.Shape("experiment:N", title=None),
     )

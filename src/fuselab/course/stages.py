@@ -177,7 +177,7 @@ def _explained(entry: Any, lines: Sequence[str], operators: Mapping[str, str]) -
     names = dict.fromkeys(name.removeprefix("aten.").removeprefix("prims.").split(".")[0] for name in full)
     became = {stage: len(numbers) for stage, numbers in entry.became.items() if stage in ("sass", "amdgcn", "assembly")}
     machine = ", ".join(f"{count} {stage}" for stage, count in became.items())
-    return str(entry.line), text if len(text) <= 100 else text[:97] + "...", ", ".join(names), machine
+    return str(entry.line), text if len(text) <= 88 else text[:85] + "...", ", ".join(names), machine
 
 
 def stages(function: Callable[..., Any], *args: Any, backward: bool = True) -> Stages:
