@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import msgspec
 import pytest
 
@@ -27,11 +29,13 @@ class Table:
         self.checks = checks or {}
         self.deaths = list(deaths)
         self.checked: list[str] = []
+        self.threads: set[threading.Thread] = set()
         self.timed: list[dict] = []
 
     def call(self, request, *, deadline_s, environment_variables=None, on_progress=lambda _: None):
         if isinstance(request, CheckRequest):
             self.checked.append(request.variant)
+            self.threads.add(threading.current_thread())
             return self.checks.get(request.variant, CheckResult(status=Status.OK, correctness=RIGHT))
         assert isinstance(request, TimeRequest)
         self.timed.append({d.value: list(names) for d, names in request.groups.items()})
@@ -89,6 +93,16 @@ def carried_out(tmp_path):
 
 def interpreted(correctness, status=Status.CHECKED):
     return CheckResult(status=status, correctness=correctness)
+
+
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_workers_that_are_this_process_are_called_in_its_own_thread(carried_out, concurrent):
+    workers = Table()
+    workers.concurrent = concurrent
+    cells = carried_out(workers)
+    assert {cell.status for cell in cells.values()} == {Status.OK}
+    assert sorted(workers.checked[:3]) == ["compile", "eager", "triton"]
+    assert (workers.threads == {threading.current_thread()}) is not concurrent
 
 
 def test_the_interpreters_variant_is_checked_and_never_timed(carried_out):
