@@ -202,3 +202,77 @@ def test_nothing_is_bound_on_a_cpu():
     table.bind("form", None, kernel, torch.device("cpu"), torch.zeros(4), torch.zeros(4), [4], 4, NAME="", BLOCK=1)
     assert not table
     assert callable(ops.silu)
+
+
+class Launches:
+    """``kernel[grid]`` on a GPU: what Triton would compile is noted, and each launch of the C function."""
+
+    def __init__(self, monkeypatch):
+        self.ordinary, self.started = [], []
+        monkeypatch.setattr(bound, "_STARTED", bound.BoundLaunches())
+
+    def __call__(self, *args, grid=(3,), **meta):
+        done = bound.start_again(kernel, grid, CUDA, args, meta)
+        if done is not True:
+            self.ordinary.append(args)
+            if done:
+                done(compiled_kernel(self.started))
+        return done is True
+
+
+@pytest.fixture
+def launches(gpu, monkeypatch):
+    monkeypatch.setattr(bound, "Tensor", Pointer)  # an ordinary tensor, for once
+    return Launches(monkeypatch)
+
+
+META = {"NAME": "tanh", "BLOCK": 1024, "num_warps": 4}
+
+
+def test_the_second_launch_of_a_kind_is_bound(launches):
+    x, y = Pointer.at(4096), Pointer.at(8192)
+    assert not launches(x, y, 48, 512, **META)
+    assert launches(x, y, 64, 1024, **META)
+    assert launches(y, x, 48, 512, grid=(9,), **META)
+    assert [call[:4] for call in launches.started] == [(3, 1, 1, STREAM), (9, 1, 1, STREAM)]
+    flat = [call[-1] if isinstance(call[-1], tuple) else call[-6:] for call in launches.started]
+    assert flat == [(4096, 8192, 64, 1024, "tanh", 1024), (8192, 4096, 48, 512, "tanh", 1024)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"count": 47},
+        {"count": 1},
+        {"stride": 1},
+        {"stride": 513},
+        {"count": 2**31},
+        {"count": -16},
+        {"count": 48.0},
+        {"count": True},
+        {"dtype": torch.float16},
+        {"offset": 8},
+        {"NAME": "none"},
+        {"BLOCK": 512},
+        {"num_warps": 8},
+        {"grid": (3, 2)},
+    ],
+    ids=str,
+)
+def test_whatever_triton_compiles_another_kernel_for_is_launched_ordinarily(launches, changed):
+    def go(count=48, stride=512, dtype=torch.float32, offset=0, grid=(3,), **meta):
+        x, y = Pointer.at(4096 + offset), Pointer.at(8192)
+        x.data = x.data.to(dtype)
+        return launches(x, y, count, stride, grid=grid, **{**META, **meta})
+
+    assert not go()
+    assert go()
+    assert not go(**changed)
+    assert go()  # and the first is still there
+
+
+def test_a_constant_given_by_place_is_never_bound(launches):
+    x, y = Pointer.at(4096), Pointer.at(8192)
+    for _ in range(3):
+        assert not launches(x, y, 48, 512, 7, BLOCK=1024)
+    assert not launches.started

@@ -86,8 +86,9 @@ def compiler(monkeypatch, tmp_path):
     def install(target, **options):
         stand_in = Compiler(target, **options)
         for module in MODULES:
-            if hasattr(module, "launch"):
-                monkeypatch.setattr(module, "launch", stand_in)
+            for name in ("launch", "launch_ordinarily"):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, stand_in)
         return stand_in
 
     return install

@@ -4,6 +4,8 @@ A launch through ``kernel[grid]`` costs tens of microseconds on the host: Triton
 divisibility of every argument, makes a key of them and of the options, and looks up the compiled kernel. An operator
 that knows the form of its inputs (dtypes, width, device, options) knows all of that beforehand. So it keeps, by form,
 a function that calls the kernel's C launcher directly and checks at each call the little that a form leaves open.
+
+``start`` does the same for a caller that knows nothing: it makes the key of the arguments that it is given.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from triton.runtime.jit import JITFunction
 
 from fuselab.ops import internals
 
-__all__ = ["BoundLaunches", "Repeat", "bind"]
+__all__ = ["BoundLaunches", "Repeat", "bind", "start_again"]
 
 Repeat = Callable[..., bool]
 """``repeat(programs, *pointers, *open_numbers)``: launch again; False, and nothing was done, where that has to go the
@@ -32,7 +35,7 @@ _TEMPLATE = """
 def bind(launch, stream, device, index, head, tail, watched, before):
     jit, run, knobs, enter, leave, enter_calls, leave_calls = watched
     {unpack}
-    def repeat(programs{comma}{parameters}):
+    def repeat({grid}{comma}{parameters}):
         if (
             {checks}
             or enter_calls
@@ -43,7 +46,7 @@ def bind(launch, stream, device, index, head, tail, watched, before):
             or knobs.launch_exit_hook is not leave
         ):
             return False
-        launch(programs, 1, 1, stream(index), {arguments})
+        launch({whole_grid}, stream(index), {arguments})
         return True
     return repeat
 """
@@ -61,7 +64,44 @@ class BoundLaunches(dict[Hashable, Repeat]):
             self[form] = repeat
 
 
-def bind(compiled: Any, kernel: Any, device: torch.device, *args: Any, **meta: Any) -> Repeat | None:
+def start_again(kernel: JITFunction[Any], grid: tuple[int, ...], device: torch.device, args: Any, meta: Any) -> Any:
+    """Launch ``kernel`` as it was launched before with arguments of the same kinds.
+
+    Returns:
+        True; or, where nothing was launched, a function that keeps an ordinary launch for the next time, to be called
+        with what that returned; or False, where these arguments are never bound.
+    """
+    key: list[Any] = [id(kernel), device.index, len(grid)]
+    values: list[Any] = []
+    for argument in args:
+        kind = type(argument)
+        if kind is int:
+            if not 0 <= argument <= _LARGEST_INT32:
+                return False
+            key.append(argument == 1 or 2 + (argument % 16 == 0))
+            values.append(argument)
+        elif kind is Tensor or kind is Parameter:
+            key.append(argument.dtype)
+            values.append(argument.data_ptr())
+        elif kind is float:
+            key.append(float)
+            values.append(argument)
+        else:
+            return False
+    key += meta.items()
+    form = tuple(key)
+    repeat = _STARTED.get(form)
+    if repeat is not None and repeat(*grid, *values):
+        return True
+
+    def keep(compiled: Any) -> None:
+        opened = [a if isinstance(a, Tensor) else [a] for a in args]
+        _STARTED.bind(form, compiled, kernel, device, *opened, _axes=len(grid), **meta)
+
+    return keep
+
+
+def bind(compiled: Any, kernel: Any, device: torch.device, *args: Any, _axes: int = 0, **meta: Any) -> Repeat | None:
     """A function that repeats a launch with other pointers, or None where launches cannot be bound.
 
     Args:
@@ -69,7 +109,9 @@ def bind(compiled: Any, kernel: Any, device: torch.device, *args: Any, **meta: A
         kernel: the jitted function.
         device: where its tensors are.
         args: the arguments that it was launched with: tensors first, all of them with elements and on a 16-byte
-            boundary, then numbers. A number in a list of one, ``[count]``, is open: given anew at each call.
+            boundary, then numbers. A number in a list of one, ``[count]``, is open: given anew at each call, which
+            checks that it is of the class that the kernel was compiled for.
+        _axes: of a caller that knows the classes: so many sizes of the grid come first, and no number is checked.
         meta: the arguments by name, constants of the kernel among them, without options such as ``num_warps``.
     """
     watched = internals.watched()
@@ -86,22 +128,32 @@ def bind(compiled: Any, kernel: Any, device: torch.device, *args: Any, **meta: A
     pointers = [a for a in args if isinstance(a, Tensor)]
     numbers = args[len(pointers) :]
     named = dict(zip(kernel.arg_names, args, strict=False)) | meta
-    if any(isinstance(a, Tensor) for a in numbers) or any(p.data_ptr() % 16 for p in pointers):
-        return None
     rest = [named[name] for name in kernel.arg_names[len(pointers) :] if name in named]
-    if len(pointers) + len(rest) != len(kernel.arg_names):
+    opened = {name for name, value in named.items() if isinstance(value, list)}
+    if (
+        any(isinstance(a, Tensor) for a in numbers)
+        or any(p.data_ptr() % 16 for p in pointers)
+        or len(pointers) + len(rest) != len(kernel.arg_names)
+        or any(parameter.is_constexpr and parameter.name in opened for parameter in kernel.params)
+    ):
         return None
     launcher = internals.c_launcher(compiled, len(kernel.arg_names))
     if launcher is None:
         return None
-    classes = tuple(_class_of(a[0]) if isinstance(a, list) else None for a in rest)
+    classes = tuple((_class_of(a[0]) if not _axes else "known") if isinstance(a, list) else None for a in rest)
     if any(c == "wide" for c in classes):
         return None
-    make = _maker(len(pointers), classes, len(launcher.head), launcher.packed, torch.cuda.device_count() > 1)
+    several = torch.cuda.device_count() > 1
+    make = _maker(len(pointers), classes, len(launcher.head), launcher.packed, several, _axes)
     tail = tuple(a for a in rest if not isinstance(a, list))
     hooks = getattr(kernel, "pre_run_hooks", ())
     repeat: Repeat = make(launcher.launch, stream, current, device.index, launcher.head, tail, watched, hooks)
+    repeat.kernel = kernel  # type: ignore[attr-defined] # which has to live: forms know it by its address
     return repeat
+
+
+_STARTED = BoundLaunches()
+"""Launches by everything that Triton would compile another kernel for, of kernels that live as long as their module."""
 
 
 def _class_of(number: int) -> str:
@@ -113,7 +165,7 @@ def _class_of(number: int) -> str:
 
 @functools.cache
 def _maker(
-    pointers: int, classes: tuple[str | None, ...], heads: int, packed: bool, several_devices: bool
+    pointers: int, classes: tuple[str | None, ...], heads: int, packed: bool, several_devices: bool, axes: int
 ) -> Callable[..., Repeat]:
     """A function that makes a bound launch of so many pointers and numbers.
 
@@ -132,7 +184,7 @@ def _maker(
             aligned.append(f"n{i}")
         if kind == "one":
             checks.append(f"n{i} != 1")
-        elif kind is not None:
+        elif kind in ("any", "sixteens"):
             checks.append(f"n{i} > {_LARGEST_INT32}")
     checks.insert(0, f"({' | '.join(aligned)}) & 15" if aligned else "False")
     if several_devices:
@@ -142,7 +194,10 @@ def _maker(
     own = [*names, *numbers]
     arguments = [*head, f"({', '.join(own)},)"] if packed else [*head, *own]
     parameters = [*names, *opened]
+    grid = [f"g{i}" for i in range(axes)] or ["programs"]
     text = _TEMPLATE.format(
+        grid=", ".join(grid),
+        whole_grid=", ".join([*grid, "1", "1"][:3]),
         unpack="; ".join(unpack) or "pass",
         comma=", " if parameters else "",
         parameters=", ".join(parameters),

@@ -14,7 +14,7 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from fuselab.ops.bound import BoundLaunches
-from fuselab.ops.launch import launch
+from fuselab.ops.launch import launch_ordinarily
 
 __all__ = ["BLOCK", "in_rows", "launch_flat", "load", "offsets", "sigmoid", "store"]
 
@@ -84,7 +84,8 @@ def launch_flat(
     wide = not known or 2 * count > _LARGEST_INT32  # a packed tensor has twice as many
     device = tensors[0].device
     meta = {**flags, "EVEN": even, "WIDE": wide, "BLOCK": BLOCK}
-    compiled = launch(kernel, (triton.cdiv(count, BLOCK),), device, *tensors, count, **meta, num_warps=_WARPS)
+    grid = (triton.cdiv(count, BLOCK),)
+    compiled = launch_ordinarily(kernel, grid, device, *tensors, count, **meta, num_warps=_WARPS)
     if compiled is not None and isinstance(kernel, JITFunction):
         form = (*form, device.index, count % BLOCK and count)
         bound.bind(form, compiled, kernel, device, *tensors, [count], **meta)

@@ -16,6 +16,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
+from fuselab.ops.bound import start_again
+
 __all__ = [
     "ELEMENTS",
     "INTERPRETED",
@@ -23,6 +25,7 @@ __all__ = [
     "empty",
     "fewer",
     "launch",
+    "launch_ordinarily",
     "most_programs",
     "operator",
     "persistent_programs",
@@ -72,7 +75,7 @@ def row_tile(width: int, *, widest: int, looped: int) -> Tile:
     """
     # int(): a symbolic width becomes a constant of the compiled graph, because the tile is a constant of the kernel.
     width = int(width)
-    block_n = max(triton.next_power_of_2(width), 16) if width <= widest else looped
+    block_n = max(1 << (width - 1).bit_length(), 16) if width <= widest else looped
     block_m = max(ELEMENTS // block_n, 1)
     num_warps = min(max(block_m * block_n // 512, 4), 32)
     return Tile(block_m, block_n, num_warps)
@@ -107,10 +110,25 @@ def persistent_programs(
     return fewer(tiles, most_programs(device, per_multiprocessor))
 
 
-def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> Any:
+def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> None:
     """Launch ``kernel`` on ``device``, which need not be the current one (Triton itself launches on the current one).
 
-    ``kernel`` is a jitted function, or what ``wrap_triton`` made of it: then Inductor takes care of the device.
+    ``kernel`` is a jitted function, or what ``wrap_triton`` made of it: then Inductor takes care of the device. In
+    eager mode the launch is bound (``fuselab.ops.bound``), and the next one of its kind is less work for the host.
+    Tensors come first among the arguments, as they do in every kernel, and constants are given by name.
+    """
+    if isinstance(kernel, JITFunction) and device.type == "cuda":
+        started = start_again(kernel, grid, device, args, meta)
+        if started is not True:
+            compiled = launch_ordinarily(kernel, grid, device, *args, **meta)
+            if started:
+                started(compiled)
+    else:
+        kernel[grid](*args, **meta)
+
+
+def launch_ordinarily(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> Any:
+    """Launch as ``launch`` does, through Triton's own front.
 
     Returns:
         What Triton compiled, which ``fuselab.ops.bound`` can start again; None for a kernel that is traced or

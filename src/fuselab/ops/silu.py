@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, nn
+from torch import Tensor, empty_like, is_grad_enabled, nn
+from torch.compiler import is_compiling
+from torch.nn import Parameter
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.bound import BoundLaunches
@@ -158,14 +160,12 @@ def _swiglu_backward_operator(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[
 
 
 def _eager_forward(x: Tensor) -> Tensor:
-    # The shortest way on the host: the form is known, the kernel bound.
     count = x.numel()
     repeat = _FORWARD.get((x.dtype, x.get_device(), count % BLOCK and count))
     if repeat is not None and x.is_contiguous():
-        y = torch.empty_like(x)
+        y = empty_like(x)
         if repeat(-(-count // BLOCK), x.data_ptr(), y.data_ptr(), count):
             return y
-    check_tensors("silu", x=x)
     return _silu_forward(_silu_forward_kernel, x)
 
 
@@ -173,7 +173,7 @@ def _eager_backward(x: Tensor, dy: Tensor) -> Tensor:
     count = x.numel()
     repeat = _BACKWARD.get((x.dtype, dy.dtype, x.get_device(), count % BLOCK and count))
     if repeat is not None and x.is_contiguous() and dy.is_contiguous():
-        dx = torch.empty_like(x)
+        dx = empty_like(x)
         if repeat(-(-count // BLOCK), x.data_ptr(), dy.data_ptr(), dx.data_ptr(), count):
             return dx
     return _silu_backward(_silu_backward_kernel, x, dy)
@@ -181,7 +181,7 @@ def _eager_backward(x: Tensor, dy: Tensor) -> Tensor:
 
 def _differentiate_silu(run: Any, ctx: Any, dy: Tensor) -> Tensor | None:
     (x,) = ctx.saved_tensors
-    if not torch.is_grad_enabled():
+    if not is_grad_enabled():
         dx: Tensor = run(x, dy)
         return dx
     with torch.no_grad():
@@ -197,7 +197,7 @@ class _SiLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        run = _silu_backward_operator if torch.compiler.is_compiling() else _eager_backward
+        run = _silu_backward_operator if is_compiling() else _eager_backward
         return _differentiate_silu(run, ctx, grads[0])
 
 
@@ -212,7 +212,7 @@ class _SwiGLU(torch.autograd.Function):
         def run(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor]:
             return gate_eager_backward(_SWIGLU, a, b, dy)
 
-        traced = torch.compiler.is_compiling()
+        traced = is_compiling()
         return differentiate_gate("swiglu", _swiglu_backward_operator if traced else run, ctx, grads[0])
 
 
@@ -246,11 +246,18 @@ def silu(x: Tensor) -> Tensor:
         >>> silu_reference(torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64))
         tensor([-0.2689,  0.0000,  0.7311], dtype=torch.float64)
     """
-    if is_plain(x) and x.is_cuda:
-        if x.requires_grad and torch.is_grad_enabled():
-            y: Tensor = _SiLU.apply(x)  # type: ignore[no-untyped-call]
-            return y
-        return _eager_forward(x)
+    # The shortest way on the host, written out: the form is known, the kernel bound.
+    kind = type(x)
+    if (kind is Tensor or kind is Parameter) and not is_compiling():
+        count = x.numel()
+        repeat = _FORWARD.get((x.dtype, x.get_device(), count % BLOCK and count))
+        if repeat is not None and x.is_contiguous():
+            if x.requires_grad and is_grad_enabled():
+                recorded: Tensor = _SiLU.apply(x)  # type: ignore[no-untyped-call]
+                return recorded
+            y = empty_like(x)
+            if repeat(-(-count // BLOCK), x.data_ptr(), y.data_ptr(), count):
+                return y
     check_tensors("silu", x=x)
     if on_cpu("silu", x):
         return silu_reference(x)
@@ -260,7 +267,7 @@ def silu(x: Tensor) -> Tensor:
     if needs_grad(x):
         y = _SiLU.apply(x)  # type: ignore[no-untyped-call]
         return y
-    return _eager_forward(x)
+    return _silu_forward(_silu_forward_kernel, x)
 
 
 def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
