@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 from fuselab.card.builder import CardBuilder
 from fuselab.card.fusion import FusedGroup
 from fuselab.card.graph import GraphFacts
@@ -55,3 +58,26 @@ def test_refusals_are_laid_to_kernels(tmp_path):
     assert refusal["words"] == "the second is a call of a library, which nothing can be fused into"
     assert (refusal["times"], refusal["final"]) == (3, True)
     assert card["split"]["never_tried_with"] == []
+
+
+def test_cards_of_a_graph_with_thousands_of_kernels_are_bounded_and_quick(tmp_path):
+    """10,000 nodes that nothing fused: every pair of neighbours was refused, every card could name all the others."""
+    count, nodes = 2000, 10_000
+    kernels = {f"k{n}": [f"mul_{n * 5 + i}" for i in range(5)] for n in range(count)}
+    members = [tuple((f"op{n * 5 + i}", (f"mul_{n * 5 + i}",)) for i in range(5)) for n in range(count)]
+    schedule = [FusedGroup("_".join(name for name, _ in m), "FusedSchedulerNode", m) for m in members]
+    said = [f"cannot fuse {schedule[n].name} with {schedule[n + 1].name}: device mismatch" for n in range(count - 1)]
+    text = "def call(args):\n    pass\n"
+    start = time.process_time()
+    builder = CardBuilder(GraphFacts(text, kernels, schedule, dict.fromkeys(said, 1)))
+    sizes = []
+    for name in kernels:
+        card, _ = builder.fill({"name": name, "backend": "extern"}, tmp_path)
+        sizes.append(len(json.dumps(card)))
+        neighbours = {refusal["neighbour"] for refusal in card["split"]["from"]}
+        number = int(name[1:])
+        assert neighbours == {f"k{n}" for n in (number - 1, number + 1) if 0 <= n < count}
+        assert card["split"]["neighbours"]["never_tried"] == count - 1 - len(neighbours)
+    assert sum(len(found) for found in kernels.values()) == nodes
+    assert max(sizes) < 5000
+    assert time.process_time() - start < 30  # about 1 s

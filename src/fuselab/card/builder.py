@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fuselab.card.fusion import refusals_of, scheduled
+from fuselab.card.fusion import refusals_by_kernel, scheduled
 from fuselab.card.graph import GraphFacts
 from fuselab.card.kernel import AbsentError, KernelFacts, named
 from fuselab.card.launch import LaunchArguments, ScalarArgument, TensorArgument, read_launches
@@ -38,6 +38,8 @@ _USUAL = {
 """Options that change the machine code, with what Triton takes where nothing is said. Inductor switches the check of
 integer overflow off: with it a kernel has more instructions and up to 17 registers more."""
 _MOST_LAUNCHES = 20
+_MOST_NEIGHBOURS = 100
+"""Kernels and reasons that a card lists; of a graph with thousands of kernels each card would name them all."""
 
 
 class CardBuilder:
@@ -56,6 +58,7 @@ class CardBuilder:
         for launch in read_launches(graph.code):
             self._launches.setdefault(launch.kernel, []).append(launch)
         self._schedule = scheduled(graph.schedule or (), graph.nodes_of)
+        self._refusals = refusals_by_kernel(self._schedule, graph.refusals)
 
     def fill(self, card: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], str | None]:
         """A kernel's whole card, and the text of its ``repro.py``; None where it cannot have one.
@@ -118,13 +121,14 @@ class CardBuilder:
         if not self._schedule.kernel_of:
             raise AbsentError("Inductor's schedule could not be read in this version of torch")
         name = kernel.card["name"]
-        found = refusals_of(name, self._schedule, self._graph.refusals)
-        others = [other for other in self._graph.nodes_of if other != name]
-        silent = [other for other in others if other not in {refusal.neighbour for refusal in found}]
+        found = self._refusals.get(name, [])
+        tried = {name, *(refusal.neighbour for refusal in found)}
+        silent = [other for other in self._graph.nodes_of if other not in tried]
         return {
-            "from": [refusal.summary() for refusal in found],
-            "never_tried_with": silent,
-            "alone": not others,
+            "from": [refusal.summary() for refusal in found[:_MOST_NEIGHBOURS]],
+            "never_tried_with": silent[:_MOST_NEIGHBOURS],
+            "neighbours": {"refused": len(found), "never_tried": len(silent)},
+            "alone": not found and not silent,
         }
 
     def _autotune(self, kernel: KernelFacts) -> dict[str, Any]:

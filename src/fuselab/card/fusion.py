@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["PLAIN_WORDS", "FusedGroup", "Refusal", "Scheduled", "plain_words", "refusals_of", "scheduled"]
+__all__ = ["PLAIN_WORDS", "FusedGroup", "Refusal", "Scheduled", "plain_words", "refusals_by_kernel", "scheduled"]
 
 PLAIN_WORDS: tuple[tuple[str, str], ...] = (
     (
@@ -191,36 +191,42 @@ def scheduled(groups: Sequence[FusedGroup], nodes_of: Mapping[str, Iterable[str]
     return Scheduled(found)
 
 
-def refusals_of(kernel: str, schedule: Scheduled, refusals: Mapping[str, int]) -> list[Refusal]:
-    """Why ``kernel`` was kept apart from others: one entry a neighbour and reason, the final ones first.
+def refusals_by_kernel(schedule: Scheduled, refusals: Mapping[str, int]) -> dict[str, list[Refusal]]:
+    """Why each kernel was kept apart from others: one entry a neighbour and reason, the final ones first.
+
+    All kernels in one pass, because a graph of thousands has thousands of refusals.
 
     Example:
         >>> schedule = Scheduled({"op0": "k0", "op1": "k1"})
-        >>> refusals_of("k1", schedule, {"cannot fuse op0 with op1: device mismatch (a vs b)": 2})[0].words
-        'they run on different devices'
+        >>> found = refusals_by_kernel(schedule, {"cannot fuse op0 with op1: device mismatch (a vs b)": 2})
+        >>> found["k1"][0].neighbour, found["k1"][0].words
+        ('k0', 'they run on different devices')
     """
-    found: dict[tuple[str, str], tuple[str, int, int]] = {}
-    largest: dict[str, int] = {}
+    found: dict[tuple[str, str, str], tuple[str, int, int]] = {}
+    largest: dict[tuple[str, str], int] = {}
     for text, times in refusals.items():
         match = _REFUSAL.match(text)
         if match is None:
             continue
         first, second = _members(match["first"], schedule), _members(match["second"], schedule)
         ours, theirs = {schedule.kernel_of[m] for m in first}, {schedule.kernel_of[m] for m in second}
-        if len(ours) != 1 or len(theirs) != 1 or ours == theirs or kernel not in ours | theirs:
+        if len(ours) != 1 or len(theirs) != 1 or ours == theirs:
             continue
-        neighbour = next(iter((ours | theirs) - {kernel}))
+        (a,), (b,) = ours, theirs
         reason = match["reason"].strip()
-        size = len(first) + len(second)
-        key = (neighbour, plain_words(reason))
-        before = found.get(key, (reason, 0, 0))
-        found[key] = (before[0] if before[2] >= size else reason, before[1] + times, max(before[2], size))
-        largest[neighbour] = max(largest.get(neighbour, 0), size)
-    listed = [
-        Refusal(neighbour, words, said[:_LONGEST], times, size == largest[neighbour])
-        for (neighbour, words), (said, times, size) in found.items()
-    ]
-    return sorted(listed, key=lambda refusal: (not refusal.final, refusal.neighbour))
+        words, size = plain_words(reason), len(first) + len(second)
+        for kernel, neighbour in ((a, b), (b, a)):
+            before = found.get((kernel, neighbour, words), (reason, 0, 0))
+            said = before[0] if before[2] >= size else reason
+            found[kernel, neighbour, words] = (said, before[1] + times, max(before[2], size))
+            largest[kernel, neighbour] = max(largest.get((kernel, neighbour), 0), size)
+    listed: dict[str, list[Refusal]] = {}
+    for (kernel, neighbour, words), (said, times, size) in found.items():
+        final = size == largest[kernel, neighbour]
+        listed.setdefault(kernel, []).append(Refusal(neighbour, words, said[:_LONGEST], times, final))
+    for each in listed.values():
+        each.sort(key=lambda refusal: (not refusal.final, refusal.neighbour))
+    return listed
 
 
 def _members(name: str, schedule: Scheduled) -> list[str]:

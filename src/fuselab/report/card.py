@@ -71,7 +71,9 @@ def _split(section: Mapping[str, Any]) -> Iterator[str]:
         yield f"not fused with {_text(refusal.get('neighbour'))}: {_text(refusal.get('words'))}"
     never = [_text(name) for name in section.get("never_tried_with") or ()]
     if never:
-        more = f" and {len(never) - _MOST} more" if len(never) > _MOST else ""
+        counts = section.get("neighbours")
+        total = counts.get("never_tried", len(never)) if isinstance(counts, Mapping) else len(never)
+        more = f" and {total - _MOST} more" if total > _MOST else ""
         yield f"the scheduler never tried it with {', '.join(never[:_MOST])}{more}"
 
 
