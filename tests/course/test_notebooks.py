@@ -46,6 +46,12 @@ def test_notebook_is_that_of_its_source(name: str) -> None:
     assert build.problems(name) == []
 
 
+@pytest.mark.parametrize(("module", "name"), re.findall(r'stages\.kernel\("([\w.]+)", "(\w+)"\)', source(NAMES[1])))
+def test_every_kernel_that_is_shown_is_there(module: str, name: str) -> None:
+    pytest.importorskip("triton")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
 @BOTH
 def test_every_reference_is_to_a_recorded_figure(name: str) -> None:
     found = recorded.references(prose(name))
