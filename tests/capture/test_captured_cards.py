@@ -187,6 +187,12 @@ FEWEST = {
     ("layer_norm_gelu", "forward"): 2 * LARGE + 2 * COLUMN + 2 * ROW,
     # the seed, x; the mask, maximum and sum of each row, y.
     ("softmax_dropout", "forward"): 8 + 2 * LARGE + ROWS * COLUMNS + 2 * ROW,
+    # x, dy, mean, rstd, weight, bias; the gradient of GELU's argument, two sums a row in between, dx, dweight, dbias.
+    ("layer_norm_gelu", "backward"): 4 * LARGE + 4 * COLUMN + 4 * ROW,
+    # x, weight; rstd, y.
+    ("rms_norm", "forward"): 2 * LARGE + COLUMN + ROW,
+    # x, dy, rstd, weight; a sum a row in between, dx, dweight.
+    ("rms_norm", "backward"): 3 * LARGE + 2 * COLUMN + 2 * ROW,
     # a, b; y.
     ("silu", "forward"): 3 * LARGE,
     # a, b, dy; da, db.

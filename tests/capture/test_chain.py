@@ -198,3 +198,25 @@ def test_user_lines_carry_their_text_and_fx_nodes_in_both_directions(chains):
 def test_a_chain_survives_its_file(chains):
     for chain in chains("silu", "cpu").values():
         assert msgspec.json.decode(msgspec.json.encode(chain), type=Chain) == chain
+
+
+def test_a_function_without_a_source_has_its_lines_by_number_and_no_text(tmp_path):
+    """As typed at a prompt, or made by ``exec``: where it stands is known, what stands there is not."""
+    namespace: dict = {}
+    text = "import torch\n\ndef typed(x):\n    y = torch.tanh(x)\n    return y.exp() - 1\n"
+    exec(compile(text, "<typed>", "exec"), namespace)
+    torch.compiler.reset()
+    with capture(tmp_path, variant="compile", workload="w") as captured:
+        torch.compile(namespace["typed"], dynamic=False)(torch.randn(64, requires_grad=True)).sum().backward()
+    found = {direction: captured.chain(direction) for direction in Direction}
+    check_nodes(found)
+    check_both_ways(found)
+    for chain in found.values():
+        (graph,) = chain.graphs
+        users = {node.user for node in graph.nodes if node.computes}
+        assert users <= {"<typed>:4", "<typed>:5"}
+        assert users
+        assert set(graph.sources.values()) <= {""}
+        assert coverage(graph.kernels)["to_user"] == coverage(graph.kernels)["lines"] > 0
+    assert {line for kernel in captured.kernels for line in kernel.source_lines} == {"<typed>:4", "<typed>:5"}
+    assert captured.warnings == []
