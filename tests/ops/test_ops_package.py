@@ -147,7 +147,7 @@ def test_tiles(width):
 
 
 @pytest.mark.parametrize(
-    ("p", "threshold"), [(0.0, -(2**31)), (0.5, 0), (0.25, -(2**30)), (1 - 1e-12, 2**31 - 1), (1.0, 2**31 - 1)]
+    ("p", "threshold"), [(0.0, 0), (0.5, 2**30), (0.25, 2**29), (1 - 1e-12, 2**31 - 1), (1.0, 2**31 - 1)]
 )
 def test_dropout_threshold_fits_32_bits(p, threshold):
     assert dropout_arguments(p)[0] == threshold

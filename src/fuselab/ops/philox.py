@@ -2,7 +2,7 @@
 
 Philox4x32 (Salmon et al., 2011) with the seed as key and (column // 8, row) as counter. Its four words decide about
 eight neighbouring columns: each word about two, once as it is and once with its halves exchanged. Both are uniform
-numbers of 32 bits, so that every element is dropped with exactly the probability asked for, rounded to 2^-32. The two
+numbers of 32 bits, so that every element is dropped with exactly the probability asked for, rounded to 2^-31. The two
 decisions of a word share its bits, but the first 16, which nearly always decide, are not the same: given one of them
 the probability of the other changes by less than 2^-15.
 
@@ -33,14 +33,14 @@ def check_probability(operator: str, p: float) -> None:
 def dropout_arguments(p: float) -> tuple[int, float]:
     """Threshold for ``dropout_keep``, and the factor on what is kept.
 
-    The threshold is the signed 32-bit number below which one that is uniform over all of them lies with probability p.
+    The threshold is the 31-bit number below which one that is uniform over all of them lies with probability p; 31 bits,
+    so that it is never negative and fits a 32-bit argument.
 
     Example:
         >>> dropout_arguments(0.5)
-        (0, 2.0)
+        (1073741824, 2.0)
     """
-    threshold = min(round(p * 2**32), 2**32 - 1) - 2**31
-    return threshold, 1 / (1 - p) if p < 1 else 0.0
+    return min(round(p * 2**31), 2**31 - 1), 1 / (1 - p) if p < 1 else 0.0
 
 
 @triton.jit
@@ -64,13 +64,15 @@ def _philox(seed, c0, c1, c2):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def dropout_keep(seed, row, start, threshold, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, NEIGHBOURS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Whether an element is kept, for ``row`` (BLOCK_M, 1) and the ``BLOCK_N`` columns from ``start`` on.
+    """Whether an element is kept, for ``row`` (BLOCK_M, 1, 1) and the ``BLOCK_N`` columns from ``start`` on.
 
-    Depends on seed, row and column alone: forward and backward may have tiles of different sizes. ``start`` and
-    ``BLOCK_N`` are multiples of 8. ``NEIGHBOURS`` is how many columns a thread holds next to each other, 4 or 8, as a
-    16-byte access of the data has them: the decisions then arise where they are needed, without exchange among threads.
+    Of shape (BLOCK_M, BLOCK_N // NEIGHBOURS, NEIGHBOURS). Depends on seed, row and column alone: forward and backward
+    may have tiles of different sizes. ``start`` and ``BLOCK_N`` are multiples of 8. ``NEIGHBOURS``: how many columns a
+    thread holds next to each other, 4 or 8, as a 16-byte access of the data has them: the decisions then arise where
+    they are needed, without exchange among threads.
     """
     group = (start // NEIGHBOURS + tl.arange(0, BLOCK_N // NEIGHBOURS)[None, :]).to(tl.uint32)
+    row = tl.reshape(row, (BLOCK_M, 1))
     low, high = row.to(tl.uint32), (row >> 32).to(tl.uint32)
     if NEIGHBOURS == 8:
         r0, r1, r2, r3 = _philox(seed, group, low, high)
@@ -81,5 +83,4 @@ def dropout_keep(seed, row, start, threshold, BLOCK_M: tl.constexpr, BLOCK_N: tl
         second = (group & 1) != 0
         words = tl.join(tl.where(second, r2, r0), tl.where(second, r3, r1))
     words = tl.join(words, (words << 16) | (words >> 16))
-    # As signed numbers, so that the threshold fits a 32-bit argument.
-    return tl.reshape(words, (BLOCK_M, BLOCK_N)).to(tl.int32, bitcast=True) >= threshold
+    return tl.reshape(words, (BLOCK_M, BLOCK_N // NEIGHBOURS, NEIGHBOURS)) >= tl.cast(threshold, tl.uint32) * 2

@@ -37,10 +37,10 @@ def check_mask(operator: str, mask: Tensor | None, x: Tensor) -> None:
         )
 
 
-def _mask_rows(mask: Tensor, shape: torch.Size) -> tuple[Tensor, tuple[int, int, int, int, int, int]]:
+def _mask_rows(mask: Tensor, shape: torch.Size) -> tuple[Tensor, tuple[int, int, int, int, int, int], int]:
     # How a mask that broadcasts to `shape` is read from a row number: the sizes of the two inner row axes and the four
     # strides, with row = (i * size_1 + j) * size_2 + k. Row axes that lie behind one another in memory count as one;
-    # where more than three are left, the mask is copied to full size.
+    # where more than three are left, the mask is copied to full size. Last, how many are left.
     expanded = mask.expand(shape)
     merged: list[tuple[int, int]] = []
     for size, stride in zip(shape[:-1], expanded.stride()[:-1], strict=True):
@@ -53,26 +53,36 @@ def _mask_rows(mask: Tensor, shape: torch.Size) -> tuple[Tensor, tuple[int, int,
     if len(merged) > 3:
         return _mask_rows(expanded.contiguous(), shape)
     (_, stride_0), (size_1, stride_1), (size_2, stride_2) = [(1, 0)] * (3 - len(merged)) + merged
-    return mask, (size_1, size_2, stride_0, stride_1, stride_2, expanded.stride(-1))
+    return mask, (size_1, size_2, stride_0, stride_1, stride_2, expanded.stride(-1)), len(merged)
 
 
-def mask_arguments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, tuple[int, ...], str]:
-    """What a kernel gets for a mask: the tensor, its row sizes and strides, and its kind: none, keep or add."""
+def mask_arguments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, tuple[int, ...], str, int]:
+    """What a kernel gets for a mask: the tensor, its row sizes and strides, its kind and its number of row axes.
+
+    The kind is none, keep or add.
+    """
     if mask is None:
-        return x, (1, 1, 0, 0, 0, 0), "none"
-    mask, layout = _mask_rows(mask, x.shape)
-    return mask, layout, "keep" if mask.dtype == torch.bool else "add"
+        return x, (1, 1, 0, 0, 0, 0), "none", 0
+    mask, layout, axes = _mask_rows(mask, x.shape)
+    return mask, layout, "keep" if mask.dtype == torch.bool else "add", axes
 
 
 @triton.jit
 def mask_pointers(  # type: ignore[no-untyped-def]
-    mask_ptr, row, column, mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n
+    mask_ptr, row, column, size_1, size_2, stride_0, stride_1, stride_2, stride_n, AXES: tl.constexpr
 ):
     """Pointers to the mask of a tile from what ``mask_arguments`` returns.
 
-    ``row`` (BLOCK_M, 1) in 32 bits where the number of rows allows it: a division of 64 bits takes 70 instructions.
+    ``row`` is in 32 bits where the number of rows allows it: a division of 64 bits takes 70 instructions.
     """
-    outer = row // mask_size_2
-    offset = (outer // mask_size_1).to(tl.int64) * mask_stride_0 + (outer % mask_size_1).to(tl.int64) * mask_stride_1
-    offset += (row % mask_size_2).to(tl.int64) * mask_stride_2
-    return mask_ptr + offset + column.to(tl.int64) * mask_stride_n
+    pointer = mask_ptr + column.to(tl.int64) * stride_n
+    if AXES == 1:
+        pointer += row.to(tl.int64) * stride_2
+    elif AXES > 1:
+        pointer += (row % size_2).to(tl.int64) * stride_2
+        outer = row // size_2
+        if AXES == 3:
+            pointer += (outer // size_1).to(tl.int64) * stride_0
+            outer = outer % size_1
+        pointer += outer.to(tl.int64) * stride_1
+    return pointer

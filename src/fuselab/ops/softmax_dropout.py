@@ -78,21 +78,24 @@ def _meta(x: Tensor, width: int, scale: float, masked: bool, dropout: bool, tile
     }
 
 
-def _forward_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_outputs(x: Tensor, saved: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    # The result and, if saved, what the backward needs of each row: the largest score and one over the sum.
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    maximum = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
-    return y, maximum, torch.empty_like(maximum)
+    if not saved:
+        return y, y, y
+    peak = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
+    return y, peak, torch.empty_like(peak)
 
 
 def _forward(
-    kernel: Any, x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float
+    kernel: Any, x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float, saved: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    y, maximum, reciprocal = _forward_outputs(x)
+    y, peak, reciprocal = _forward_outputs(x, saved)
     if x.numel() == 0:
-        return y, maximum, reciprocal
+        return y, peak, reciprocal
     x_MN = rows(x)
     M, N = x_MN.shape
-    mask, mask_layout, mask_kind = mask_arguments(x, mask)
+    mask, mask_layout, mask_kind, mask_axes = mask_arguments(x, mask)
     tile = _tile(N)
     launch(
         kernel,
@@ -102,7 +105,7 @@ def _forward(
         mask,
         x_MN if seed is None else seed,
         y,
-        maximum,
+        peak,
         reciprocal,
         x_MN.stride(0),
         M,
@@ -111,9 +114,11 @@ def _forward(
         *dropout_arguments(p),
         *mask_layout,
         MASK=mask_kind,
+        MASK_AXES=mask_axes,
+        SAVED=saved,
         **_meta(x, N, scale, mask_kind != "none", seed is not None, tile),
     )
-    return y, maximum, reciprocal
+    return y, peak, reciprocal
 
 
 def _backward_outputs(x: Tensor, scores_grad: bool) -> Tensor:
@@ -125,7 +130,7 @@ def _backward(
     x: Tensor,
     seed: Tensor | None,
     mask: Tensor | None,
-    maximum: Tensor,
+    peak: Tensor,
     reciprocal: Tensor,
     dy: Tensor,
     p: float,
@@ -138,7 +143,7 @@ def _backward(
         return dx
     x_MN, dy_MN = rows(x), rows(dy)
     M, N = x_MN.shape
-    mask, mask_layout, mask_kind = mask_arguments(x, mask)
+    mask, mask_layout, mask_kind, mask_axes = mask_arguments(x, mask)
     tile = _tile(N)
     launch(
         kernel,
@@ -147,7 +152,7 @@ def _backward(
         x_MN,
         mask,
         x_MN if seed is None else seed,
-        maximum,
+        peak,
         reciprocal,
         dy_MN,
         dx,
@@ -160,6 +165,7 @@ def _backward(
         *dropout_arguments(p),
         *mask_layout,
         MASK=mask_kind,
+        MASK_AXES=mask_axes,
         **_meta(x, N, scale, mask_kind != "none", seed is not None, tile),
     )
     return dx
@@ -174,13 +180,13 @@ def _softmax_dropout(
 
 @operator(
     "softmax_dropout_backward",
-    lambda x, seed, mask, maximum, reciprocal, dy, p, scale, scores_grad: _backward_outputs(x, scores_grad),
+    lambda x, seed, mask, peak, reciprocal, dy, p, scale, scores_grad: _backward_outputs(x, scores_grad),
 )
 def _softmax_dropout_backward(
     x: Tensor,
     seed: Tensor | None,
     mask: Tensor | None,
-    maximum: Tensor,
+    peak: Tensor,
     reciprocal: Tensor,
     dy: Tensor,
     p: float,
@@ -188,7 +194,7 @@ def _softmax_dropout_backward(
     scores_grad: bool,
 ) -> Tensor:
     kernel = wrap_triton(_softmax_dropout_backward_kernel)
-    return _backward(kernel, x, seed, mask, maximum, reciprocal, dy, p, scale, scores_grad)
+    return _backward(kernel, x, seed, mask, peak, reciprocal, dy, p, scale, scores_grad)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -198,12 +204,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _differentiate(run: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None]:
-    x, seed, mask, maximum, reciprocal = ctx.saved_tensors
+    x, seed, mask, peak, reciprocal = ctx.saved_tensors
     p, scale = ctx.options
     mask_grad = ctx.needs_input_grad[2]
     dmask = None
     with torch.no_grad():
-        dx = run(x, seed, mask, maximum, reciprocal, dy, p, scale, mask_grad)
+        dx = run(x, seed, mask, peak, reciprocal, dy, p, scale, mask_grad)
         if mask_grad:
             dmask = dx.sum_to_size(mask.shape).to(mask.dtype)
             dx = (dx * scale).to(x.dtype)
@@ -227,7 +233,7 @@ class _SoftmaxDropout(torch.autograd.Function):
 
 
 _softmax_dropout.register_autograd(
-    lambda ctx, dy, _maximum, _reciprocal: _differentiate(_softmax_dropout_backward, ctx, dy), setup_context=_save
+    lambda ctx, dy, _peak, _reciprocal: _differentiate(_softmax_dropout_backward, ctx, dy), setup_context=_save
 )
 
 
@@ -292,7 +298,7 @@ def softmax_dropout(
     elif needs_grad(x, mask):
         y = _SoftmaxDropout.apply(x, seed, mask, p, scale)  # type: ignore[no-untyped-call]
     else:
-        y = _forward(_softmax_dropout_forward_kernel, x, seed, mask, p, scale)[0]
+        y = _forward(_softmax_dropout_forward_kernel, x, seed, mask, p, scale, saved=False)[0]
     return y if last else y.movedim(-1, dim)
 
 

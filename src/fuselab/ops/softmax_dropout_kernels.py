@@ -19,10 +19,19 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _load(pointer, row, column, M, N, other, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, KEPT: tl.constexpr):  # type: ignore[no-untyped-def]
-    # A tile, `other` outside of the tensor. KEPT: it is read a second time, soon.
+def _load(  # type: ignore[no-untyped-def]
+    pointer, wanted, row, column, M, N, other,
+    MASKED: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, KEPT: tl.constexpr,
+):  # fmt: skip
+    # A tile, `other` outside of the tensor and, if MASKED, where it is not wanted. KEPT: it is read again, soon.
     policy: tl.constexpr = "evict_last" if KEPT else "evict_first"
-    if not EVEN:
+    if MASKED:
+        if not EVEN:
+            wanted = wanted & (column < N)
+        if BLOCK_M > 1:
+            wanted = wanted & (row < M)
+        return tl.load(pointer, mask=wanted, other=other, eviction_policy=policy)
+    elif not EVEN:
         return tl.load(pointer, mask=(row < M) & (column < N), other=other, eviction_policy=policy)
     elif BLOCK_M > 1:
         return tl.load(pointer, mask=row < M, other=other, eviction_policy=policy)
@@ -57,25 +66,34 @@ def _scores(  # type: ignore[no-untyped-def]
     mask_stride_2,
     mask_stride_n,
     MASK: tl.constexpr,
+    MASK_AXES: tl.constexpr,
     NEGATIVE: tl.constexpr,
     EVEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     KEPT: tl.constexpr,
 ):
-    # x itself without a mask: then the scale is applied to differences. Outside of the row what is never the largest.
-    outside: tl.constexpr = float("inf") if NEGATIVE else float("-inf")
-    x = _load(x_ptr + column, row, column, M, N, outside, EVEN, BLOCK_M, KEPT).to(tl.float32)
-    if MASK != "none":
-        x *= scale
+    # The scores, and which of them have to be read at all: neighbours together, so that an access is whole or none.
+    # Without a mask x itself: then the scale is applied to differences. Outside of the row what is never the largest.
+    if MASK == "none":
+        outside: tl.constexpr = float("inf") if NEGATIVE else float("-inf")
+        return _load(x_ptr + column, row, row, column, M, N, outside, False, EVEN, BLOCK_M, KEPT).to(tl.float32), row
+    else:
+        # The type that the number of rows needs; M by itself may be a constant, which has none.
+        count = tl.zeros((1,), tl.int32) + M
         pointer = mask_pointers(
-            mask_ptr, row.to(M.dtype), column,
-            mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
+            mask_ptr, row.to(count.dtype), column,
+            mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK_AXES,
         )  # fmt: skip
-        added = _load(pointer, row, column, M, N, 0, EVEN, BLOCK_M, True)
-        x = tl.where(added != 0, x, float("-inf")) if MASK == "keep" else x + added.to(tl.float32)
+        added = _load(pointer, row, row, column, M, N, 0, False, EVEN, BLOCK_M, True)
+        if MASK == "keep":
+            added = tl.where(added != 0, 0.0, float("-inf"))
+        added = added.to(tl.float32)
         if not EVEN:
-            x = tl.where(column < N, x, float("-inf"))
-    return x
+            added = tl.where(column < N, added, float("-inf"))
+        wanted = tl.max(added, axis=2, keep_dims=True) > float("-inf")
+        x = _load(x_ptr + column, wanted, row, column, M, N, 0.0, True, EVEN, BLOCK_M, KEPT).to(tl.float32) * scale
+        # -inf whatever x is: it has not been read everywhere.
+        return tl.where(added == float("-inf"), added, x + added), wanted
 
 
 @triton.jit
@@ -88,7 +106,25 @@ def _exponentials(scores, peak, slope, column, N, EVEN: tl.constexpr):  # type: 
 @triton.jit
 def _peak(scores, NEGATIVE: tl.constexpr):  # type: ignore[no-untyped-def]
     # The score that is largest after scaling.
-    return tl.min(scores, axis=1, keep_dims=True) if NEGATIVE else tl.max(scores, axis=1, keep_dims=True)
+    if NEGATIVE:
+        return tl.min(tl.min(scores, axis=2, keep_dims=True), axis=1, keep_dims=True)
+    else:
+        return tl.max(tl.max(scores, axis=2, keep_dims=True), axis=1, keep_dims=True)
+
+
+@triton.jit
+def _sum(terms):  # type: ignore[no-untyped-def]
+    return tl.sum(tl.sum(terms, axis=2, keep_dims=True), axis=1, keep_dims=True)
+
+
+@triton.jit
+def _columns(start, BLOCK_N: tl.constexpr, NEIGHBOURS: tl.constexpr):  # type: ignore[no-untyped-def]
+    # (1, BLOCK_N // NEIGHBOURS, NEIGHBOURS): what a thread has of a row is an axis.
+    return (
+        start
+        + tl.arange(0, BLOCK_N // NEIGHBOURS)[None, :, None] * NEIGHBOURS
+        + tl.arange(0, NEIGHBOURS)[None, None, :]
+    )
 
 
 @triton.jit(do_not_specialize=["threshold", "M"])
@@ -112,7 +148,9 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
     mask_stride_2,
     mask_stride_n,
     MASK: tl.constexpr,
+    MASK_AXES: tl.constexpr,
     DROPOUT: tl.constexpr,
+    SAVED: tl.constexpr,
     NEGATIVE: tl.constexpr,
     EVEN: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
@@ -125,21 +163,21 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
     rescale = tl.cast(rescale, tl.float32)
     slope = scale * _LOG2_E if MASK == "none" else tl.cast(_LOG2_E, tl.float32)
     # 64-bit rows: a tensor may have more than 2^31 elements.
-    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None, None]
     x_ptr += row * x_stride
     y_ptr += row * N
     seed = tl.load(seed_ptr) if DROPOUT else 0
 
     if ONE_BLOCK:
-        column = tl.arange(0, BLOCK_N)[None, :]
-        scores = _scores(
+        column = _columns(0, BLOCK_N, NEIGHBOURS)
+        scores, _ = _scores(
             x_ptr, mask_ptr, row, column, M, N, scale,
             mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-            MASK, NEGATIVE, EVEN, BLOCK_M, False,
+            MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
         )  # fmt: skip
         peak = _peak(scores, NEGATIVE)
         y = _exponentials(scores, peak, slope, column, N, EVEN)
-        reciprocal = 1.0 / tl.sum(y, axis=1, keep_dims=True)
+        reciprocal = 1.0 / _sum(y)
         if DROPOUT:
             # Zero is a factor, as in eager: where a row is not a number, what is dropped is none either.
             keep = dropout_keep(seed, row, 0, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
@@ -151,14 +189,14 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
         # One pass for peak and sum together (Milakov and Gimelshein, 2018), one for the result; a sum for each column
         # of the tile, so that the threads join theirs at the end only.
         least: tl.constexpr = float("inf") if NEGATIVE else float("-inf")
-        peak = tl.full((BLOCK_M, 1), least, tl.float32)
-        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        peak = tl.full((BLOCK_M, 1, 1), least, tl.float32)
+        total = tl.zeros((BLOCK_M, BLOCK_N // NEIGHBOURS, NEIGHBOURS), tl.float32)
         for start in range(0, N, BLOCK_N):
-            column = start + tl.arange(0, BLOCK_N)[None, :]
-            scores = _scores(
+            column = _columns(start, BLOCK_N, NEIGHBOURS)
+            scores, _ = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-                MASK, NEGATIVE, EVEN, BLOCK_M, True,
+                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, True,
             )  # fmt: skip
             before = peak
             peak = tl.minimum(peak, _peak(scores, NEGATIVE)) if NEGATIVE else tl.maximum(peak, _peak(scores, NEGATIVE))
@@ -166,13 +204,13 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
             base = tl.where(peak == least, 0.0, peak)
             total *= tl.where(before == least, 0.0, tl.exp2((before - base) * slope))
             total += _exponentials(scores, base, slope, column, N, EVEN)
-        reciprocal = 1.0 / tl.sum(total, axis=1, keep_dims=True)
+        reciprocal = 1.0 / _sum(total)
         for start in range(0, N, BLOCK_N):
-            column = start + tl.arange(0, BLOCK_N)[None, :]
-            scores = _scores(
+            column = _columns(start, BLOCK_N, NEIGHBOURS)
+            scores, _ = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-                MASK, NEGATIVE, EVEN, BLOCK_M, False,
+                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
             )  # fmt: skip
             y = _exponentials(scores, peak, slope, column, N, EVEN)
             if DROPOUT:
@@ -181,8 +219,9 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
             else:
                 y *= reciprocal
             _store(y_ptr + column, y, row, column, M, N, EVEN, BLOCK_M)
-    tl.store(peak_ptr + row, peak, mask=row < M)
-    tl.store(reciprocal_ptr + row, reciprocal, mask=row < M)
+    if SAVED:
+        tl.store(peak_ptr + row, peak, mask=row < M)
+        tl.store(reciprocal_ptr + row, reciprocal, mask=row < M)
 
 
 @triton.jit(do_not_specialize=["threshold", "M"])
@@ -209,6 +248,7 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
     mask_stride_2,
     mask_stride_n,
     MASK: tl.constexpr,
+    MASK_AXES: tl.constexpr,
     DROPOUT: tl.constexpr,
     NEGATIVE: tl.constexpr,
     EVEN: tl.constexpr,
@@ -221,7 +261,7 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
     dx_scale = tl.cast(dx_scale, tl.float32)
     rescale = tl.cast(rescale, tl.float32)
     slope = scale * _LOG2_E if MASK == "none" else tl.cast(_LOG2_E, tl.float32)
-    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None, None]
     x_ptr += row * x_stride
     dy_ptr += row * dy_stride
     dx_ptr += row * N
@@ -232,43 +272,49 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
 
     # With probabilities p = exponentials * reciprocal: dx = p * (gradient - sum(p * gradient)) * dx_scale.
     if ONE_BLOCK:
-        column = tl.arange(0, BLOCK_N)[None, :]
-        scores = _scores(
+        column = _columns(0, BLOCK_N, NEIGHBOURS)
+        scores, wanted = _scores(
             x_ptr, mask_ptr, row, column, M, N, scale,
             mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-            MASK, NEGATIVE, EVEN, BLOCK_M, False,
+            MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
         )  # fmt: skip
-        gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, False).to(tl.float32)
+        gradient = _load(dy_ptr + column, wanted, row, column, M, N, 0.0, MASK != "none", EVEN, BLOCK_M, False).to(
+            tl.float32
+        )
         exponentials = _exponentials(scores, peak, slope, column, N, EVEN)
         if DROPOUT:
             keep = dropout_keep(seed, row, 0, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
             gradient *= tl.where(keep, rescale, 0.0)
-        projected = tl.sum(exponentials * gradient, axis=1, keep_dims=True) * reciprocal
+        projected = _sum(exponentials * gradient) * reciprocal
         dx = exponentials * (gradient * slope_of_dx - projected * slope_of_dx)
         _store(dx_ptr + column, dx, row, column, M, N, EVEN, BLOCK_M)
     else:
-        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        total = tl.zeros((BLOCK_M, BLOCK_N // NEIGHBOURS, NEIGHBOURS), tl.float32)
         for start in range(0, N, BLOCK_N):
-            column = start + tl.arange(0, BLOCK_N)[None, :]
-            scores = _scores(
+            column = _columns(start, BLOCK_N, NEIGHBOURS)
+            scores, wanted = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-                MASK, NEGATIVE, EVEN, BLOCK_M, True,
+                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, True,
             )  # fmt: skip
-            gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, True).to(tl.float32)
+            gradient = _load(dy_ptr + column, wanted, row, column, M, N, 0.0, MASK != "none", EVEN, BLOCK_M, True).to(
+                tl.float32
+            )
             if DROPOUT:
                 keep = dropout_keep(seed, row, start, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
                 gradient *= tl.where(keep, rescale, 0.0)
             total += _exponentials(scores, peak, slope, column, N, EVEN) * gradient
-        projected = tl.sum(total, axis=1, keep_dims=True) * reciprocal
+        projected = _sum(total) * reciprocal
         for start in range(0, N, BLOCK_N):
-            column = start + tl.arange(0, BLOCK_N)[None, :]
-            scores = _scores(
+            column = _columns(start, BLOCK_N, NEIGHBOURS)
+            scores, wanted = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-                MASK, NEGATIVE, EVEN, BLOCK_M, False,
+                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
             )  # fmt: skip
-            gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, False).to(tl.float32)
+            gradient = _load(dy_ptr + column, wanted, row, column, M, N, 0.0, MASK != "none", EVEN, BLOCK_M, False).to(
+                tl.float32
+            )
             if DROPOUT:
                 keep = dropout_keep(seed, row, start, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
                 gradient *= tl.where(keep, rescale, 0.0)

@@ -150,8 +150,7 @@ def philox_keep(seed, shape, p):
     words = philox(seed, np.arange(calls)[None, :], np.arange(shape[0])[:, None]).astype(np.uint32)
     turned = (words << np.uint32(16)) | (words >> np.uint32(16))
     random = np.stack([words, turned], -1).reshape(shape[0], -1)[:, : shape[1]]
-    # Signed, as the kernel compares them.
-    return random.view(np.int32) >= round(p * 2**32) - 2**31
+    return random >= np.uint32(2 * round(p * 2**31))
 
 
 @pytest.mark.parametrize(
@@ -173,22 +172,25 @@ def test_dropped_as_philox_says(shape, p):
         assert np.array_equal(kept(shape, p, 7, dtype), expected)
 
 
+def both_below(threshold, bits):
+    """How many words of ``2 * bits`` bits lie below the threshold both as they are and with their halves exchanged."""
+    high, low = divmod(threshold, 1 << bits)
+    half = np.arange(1 << bits)
+    # By the first half: below the threshold's, the second may be anything, so that only its own turn decides.
+    count = high * high + np.count_nonzero((half < high) & (half < low))
+    return int(count + np.count_nonzero((half < low) & ((half < high) | ((half == high) & (high < low)))))
+
+
 @pytest.mark.parametrize("p", [0.001, 0.1, 1 / 3, 0.5, 0.9])
 def test_the_two_decisions_of_a_word(p):
     """Counted over all 2^32 words: given that one of its elements is dropped, how likely the other is.
 
     No sample shows a difference so small: 2^-15 is one standard deviation over 2^30 p pairs.
     """
-    threshold = round(p * 2**32)
-    high, low = threshold >> 16, threshold & 0xFFFF
-    half = np.arange(2**16)
-    flipped = half ^ 0x8000  # the order of signed numbers: their highest bit counts the other way round
-    # By the first half: those that lie below whatever the second is, then the one that the second decides about.
-    always = (np.count_nonzero(flipped < high) + (half < low))[flipped < high].sum()
-    first = half[flipped == high]
-    tied = (half < low) & ((flipped < high) | ((flipped == high) & (first < low)))
-    assert np.count_nonzero(flipped < high) * 2**16 + low == threshold
-    assert abs((int(always) + np.count_nonzero(tied)) / threshold - p) < 2**-15
+    small, word = round(p * 2**16), np.arange(2**16)
+    assert both_below(small, 8) == np.count_nonzero((word < small) & ((word % 256 * 256 + word // 256) < small))
+    threshold = 2 * round(p * 2**31)
+    assert abs(both_below(threshold, 16) / threshold - p) < 2**-15
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
