@@ -11,6 +11,9 @@ A leg is ``fuselab sweep`` with ``--workers 1`` or ``--workers 2``. Where a comm
 measured in several attempts: ``--limit-s`` says after how many seconds of an attempt no workload is begun any more, and
 a leg that was killed is resumed just so. Exit code 3 says that the leg is not done.
 
+Overlap is seconds of compilation a second of wall time: compiling is the CPU's work, and goes on beside timings on
+other GPUs.
+
 Wall time is what ``fuselab sweep`` needs apart from its start-up: of each attempt, from the beginning of the first
 workload to the end of the last one that came back. What was in flight at a kill is measured again and counts again.
 
@@ -366,9 +369,10 @@ def show(document: Mapping[str, Any], console: Console) -> None:
     """Print a comparison."""
     here = document["environment"]
     versions = ", ".join(f"{name} {here['versions'][name]}" for name in ("torch", "triton") if name in here["versions"])
-    console.print(f"{here['device']}, driver {here['driver']}, {versions}", highlight=False)
+    driver = f", driver {here['driver']}" if here["driver"] else ""
+    console.print(f"{here['device']}{driver}, {versions}", highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for head in ("leg", "wall", "workloads", "at once", "compilation", "a second", "attempts", "cells"):
+    for head in ("leg", "wall", "workloads", "at once", "compilation", "overlap", "attempts", "cells"):
         table.add_column(head, justify="left" if head in ("leg", "cells") else "right", no_wrap=head != "cells")
     for name, leg in document["legs"].items():
         overlap = leg["compile_s"] / leg["wall_s"] if leg["wall_s"] else 0.0
@@ -378,7 +382,7 @@ def show(document: Mapping[str, Any], console: Console) -> None:
             str(leg["workloads"]),
             "" if leg["at_once"] is None else f"{leg['at_once']:.2f}",
             f"{leg['compile_s']:.1f} s",
-            f"{overlap:.2f} s",
+            f"{overlap:.2f}x",
             str(leg["attempts"]),
             ", ".join(f"{count} {status}" for status, count in leg["statuses"].items()),
         )
