@@ -261,7 +261,7 @@ def softmax_dropout(
         training: False drops nothing.
         scale: factor on x; None is 1.
         mask: broadcasts to x, as in ``F.scaled_dot_product_attention``: boolean (True keeps a score, False makes it
-            ``-inf``), or a float that is added.
+            ``-inf``), or a float that is added. Where it is False or ``-inf``, x is not looked at and may be anything.
         dim: the axis to normalise; any other than the last is moved there first, which copies.
 
     Returns:
@@ -274,6 +274,7 @@ def softmax_dropout(
 
     Autocast does not change dtypes here: everything is computed in float32 in any case. What is dropped comes from
     torch's generator of x's device. It differs from what ``F.dropout`` would drop after the same ``torch.manual_seed``.
+    Each element is dropped with probability p to within 2^-32, and any two as good as independently (``ops.philox``).
 
     Example:
         >>> import torch
