@@ -28,6 +28,7 @@ from fuselab.ops.gate import (
 )
 from fuselab.ops.gelu import gelu, gelu_derivative
 from fuselab.ops.inputs import check_choice, compute_dtype, is_plain, is_traced, needs_grad, on_cpu
+from fuselab.ops.internals import applied
 from fuselab.ops.launch import operator, wrap_triton
 
 __all__ = ["GEGLU", "geglu", "geglu_reference"]
@@ -137,6 +138,9 @@ class _GEGLU(torch.autograd.Function):
         return *differentiate_gate("geglu", run, ctx, grads[0]), None
 
 
+_apply_geglu = applied(_GEGLU)
+
+
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     def run(a: Tensor, b: Tensor | None, dy: Tensor) -> Any:
         return _geglu_backward_operator(a, b, dy, ctx.approximate)
@@ -174,7 +178,7 @@ def geglu(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none")
     check_choice("geglu", "approximate", approximate, _APPROXIMATIONS)
     if is_plain(a) and a.is_cuda and (b is None or is_plain(b)):
         if needs_grad(a, b):
-            y: Tensor = _GEGLU.apply(a, b, approximate)  # type: ignore[no-untyped-call]
+            y: Tensor = _apply_geglu(a, b, approximate)
             return y
         return gate_eager_forward(_GATE, a, b, APPROXIMATE=approximate)
     check_gate("geglu", a, b)
@@ -184,7 +188,7 @@ def geglu(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none")
         traced: Tensor = _geglu_operator(a, b, approximate)
         return traced
     if needs_grad(a, b):
-        y = _GEGLU.apply(a, b, approximate)  # type: ignore[no-untyped-call]
+        y = _apply_geglu(a, b, approximate)
         return y
     return gate_eager_forward(_GATE, a, b, APPROXIMATE=approximate)
 

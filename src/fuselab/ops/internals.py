@@ -16,7 +16,7 @@ import torch
 import triton
 from triton.runtime.jit import JITFunction
 
-__all__ = ["CLauncher", "Watched", "c_launcher", "current_device", "current_raw_stream", "watched"]
+__all__ = ["CLauncher", "Watched", "applied", "c_launcher", "current_device", "current_raw_stream", "watched"]
 
 current_raw_stream: Callable[[int], int] | None = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 """Handle of the stream that is current on a device, the one that Triton itself launches on."""
@@ -26,6 +26,26 @@ current_device: Callable[[], int] | None = getattr(torch._C, "_cuda_getDevice", 
 
 _MARKS = 4
 """Arguments of a launcher before the kernel's own that change from call to call: the grid's three sizes, the stream."""
+
+
+_transforms_active: Callable[[], bool] | None = getattr(torch._C, "_are_functorch_transforms_active", None)
+
+
+def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``function.apply`` without most of the Python around it, which serves transforms of functions (``torch.func``).
+
+    With a transform active, or where none can be asked for, it is ``function.apply`` itself.
+    """
+    ordinary: Callable[..., Any] = function.apply
+    active = _transforms_active
+    if active is None:
+        return ordinary
+    direct: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+    def apply(*args: Any) -> Any:
+        return ordinary(*args) if active() else direct(*args)
+
+    return apply
 
 
 class CLauncher(NamedTuple):

@@ -6,8 +6,10 @@ torch (``torch.ops.fuselab.*``), made with ``torch.library.triton_op``, which sh
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from fuselab.ops.bound import start_again
 __all__ = [
     "ELEMENTS",
     "INTERPRETED",
+    "Made",
     "Tile",
     "empty",
     "fewer",
@@ -29,6 +32,7 @@ __all__ = [
     "most_programs",
     "operator",
     "persistent_programs",
+    "recorded",
     "row_tile",
     "wrap_triton",
 ]
@@ -110,6 +114,32 @@ def persistent_programs(
     return fewer(tiles, most_programs(device, per_multiprocessor))
 
 
+class Made(NamedTuple):
+    """A launch that was made: the arguments of ``launch``, and what Triton compiled."""
+
+    kernel: Any
+    compiled: Any
+    grid: tuple[int, ...]
+    device: torch.device
+    args: tuple[Any, ...]
+    meta: dict[str, Any]
+
+
+_recording = threading.local()
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Made]]:
+    """The launches of this thread while the context is open."""
+    before = getattr(_recording, "launches", None)
+    made: list[Made] = []
+    _recording.launches = made
+    try:
+        yield made
+    finally:
+        _recording.launches = before
+
+
 def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> None:
     """Launch ``kernel`` on ``device``, which need not be the current one (Triton itself launches on the current one).
 
@@ -117,7 +147,11 @@ def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any,
     eager mode the launch is bound (``fuselab.ops.bound``), and the next one of its kind is less work for the host.
     Tensors come first among the arguments, as they do in every kernel, and constants are given by name.
     """
-    if isinstance(kernel, JITFunction) and device.type == "cuda":
+    record = getattr(_recording, "launches", None)
+    if record is not None:
+        compiled = launch_ordinarily(kernel, grid, device, *args, **meta)
+        record.append(Made(kernel, compiled, grid, device, args, meta))
+    elif isinstance(kernel, JITFunction) and device.type == "cuda":
         started = start_again(kernel, grid, device, args, meta)
         if started is not True:
             compiled = launch_ordinarily(kernel, grid, device, *args, **meta)

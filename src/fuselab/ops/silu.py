@@ -30,6 +30,7 @@ from fuselab.ops.gate import (
     halves,
 )
 from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, is_traced, needs_grad, on_cpu
+from fuselab.ops.internals import applied
 from fuselab.ops.launch import operator, wrap_triton
 
 __all__ = ["SiLU", "SwiGLU", "silu", "silu_reference", "swiglu", "swiglu_reference"]
@@ -216,6 +217,8 @@ class _SwiGLU(torch.autograd.Function):
         return differentiate_gate("swiglu", _swiglu_backward_operator if traced else run, ctx, grads[0])
 
 
+_apply_silu, _apply_swiglu = applied(_SiLU), applied(_SwiGLU)
+
 _silu_operator.register_autograd(
     lambda ctx, dy: _differentiate_silu(_silu_backward_operator, ctx, dy),
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
@@ -253,7 +256,7 @@ def silu(x: Tensor) -> Tensor:
         repeat = _FORWARD.get((x.dtype, x.get_device(), count % BLOCK and count))
         if repeat is not None and x.is_contiguous():
             if x.requires_grad and is_grad_enabled():
-                recorded: Tensor = _SiLU.apply(x)  # type: ignore[no-untyped-call]
+                recorded: Tensor = _apply_silu(x)
                 return recorded
             y = empty_like(x)
             if repeat(-(-count // BLOCK), x.data_ptr(), y.data_ptr(), count):
@@ -265,7 +268,7 @@ def silu(x: Tensor) -> Tensor:
         traced: Tensor = _silu_operator(x)
         return traced
     if needs_grad(x):
-        y = _SiLU.apply(x)  # type: ignore[no-untyped-call]
+        y = _apply_silu(x)
         return y
     return _silu_forward(_silu_forward_kernel, x)
 
@@ -294,7 +297,7 @@ def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
     """
     if is_plain(a) and a.is_cuda and (b is None or is_plain(b)):
         if needs_grad(a, b):
-            y: Tensor = _SwiGLU.apply(a, b)  # type: ignore[no-untyped-call]
+            y: Tensor = _apply_swiglu(a, b)
             return y
         return gate_eager_forward(_SWIGLU, a, b)
     check_gate("swiglu", a, b)
@@ -304,7 +307,7 @@ def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
         traced: Tensor = _swiglu_operator(a, b)
         return traced
     if needs_grad(a, b):
-        y = _SwiGLU.apply(a, b)  # type: ignore[no-untyped-call]
+        y = _apply_swiglu(a, b)
         return y
     return gate_eager_forward(_SWIGLU, a, b)
 
