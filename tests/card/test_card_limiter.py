@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -74,3 +75,17 @@ def test_measured_limiters(figures, measured):
     assert judged["limiter"] == measured
     assert judged["verdict"] == ("confirmed" if measured == "memory" else "corrected")
     assert judge(None, dict(zip(names, figures, strict=True)))["verdict"] == "not predicted"
+
+
+def test_loads_that_wait_for_each_other_add_up_and_wait_less_for_the_cache():
+    """Sums over rows in one wave of programs, their turns unrolled with barriers between: RMSNorm's weight gradient."""
+    together, apart = (predict(facts(2048, 1 << 23, rounds=rounds)) for rounds in (1, 33))
+    assert (together.limiter, apart.limiter) == ("memory", "latency")
+    assert apart.times_us["latency"] - together.times_us["latency"] == pytest.approx(32 * 0.8, rel=0.01)
+    # Two passes over what stays in the cache: half of the loads wait for it only.
+    small = facts(2048, 1 << 20, rounds=33)
+    program, lane = Dim("program", 2048), Dim("lane", 512)
+    address = Index.of(program) * lane.extent + Index.of(lane)
+    once = [Access("x", "load", 4, (program, lane), address), Access("y", "store", 4, (program, lane), address)]
+    again = predict(replace(small, traffic=measure_traffic([once[0], *once])))
+    assert predict(small).times_us["latency"] - again.times_us["latency"] == pytest.approx(33 * 0.25, rel=0.01)

@@ -161,3 +161,34 @@ def test_an_architecture_without_rules_is_named():
     old = msgspec.structs.replace(find("a100"), arch="sm_75", compute_capability=(7, 5))
     with pytest.raises(ValueError, match="not known here"):
         occupancy(old, 32, 0, 4, programs=10)
+
+
+LOAD, BARRIER, ADD, STORE = (
+    "LDG.E.64 R4, desc[UR4][R4.64]",
+    "BAR.SYNC.DEFER_BLOCKING 0x0",
+    "FADD R4, R4, R5",
+    "STG.E.64 desc[UR4][R8.64], R4",
+)
+
+
+def listing(*instructions: str) -> str:
+    lines = [f"        /*{16 * n:04x}*/                   {text} ;" for n, text in enumerate(instructions)]
+    return "\n".join([*lines, f"        /*{16 * len(lines):04x}*/                   EXIT ;"])
+
+
+@pytest.mark.parametrize(
+    ("instructions", "rounds"),
+    [
+        ([ADD, STORE], 0),
+        ([LOAD, LOAD, ADD, LOAD, STORE], 1),
+        ([LOAD, ADD, BARRIER, ADD, STORE], 1),
+        ([LOAD, LOAD, BARRIER, BARRIER, LOAD, STORE], 2),
+        ([LOAD, BARRIER] * 16, 16),
+        ([LOAD, LOAD, ADD, "BRA 0x0"], 5),  # five turns, each after the one before
+        ([LOAD, BARRIER, LOAD, "BRA 0x0"], 10),
+        ([LOAD, ADD, LOAD, "BRA 0x20"], 6),  # what is loaded before the loop waits by itself
+    ],
+)
+def test_loads_between_two_barriers_go_together_and_turns_of_a_loop_do_not(instructions, rounds):
+    trips = [5] if "BRA" in instructions[-1] else []
+    assert parse_sass(listing(*instructions), trips=trips).load_rounds == rounds

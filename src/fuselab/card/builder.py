@@ -18,7 +18,6 @@ from fuselab.card.launch import LaunchArguments, ScalarArgument, TensorArgument,
 from fuselab.card.limiter import Facts, predict
 from fuselab.card.operators import Operators, read_operators
 from fuselab.card.repro import ReproFacts, argument_node, input_node, repro_script
-from fuselab.ir.instructions import InstructionMix
 from fuselab.ir.instructions_cpu import parse_assembly
 from fuselab.targets import Target
 
@@ -206,7 +205,7 @@ class CardBuilder:
             kernel.occupancy,
             math.prod(kernel.grid),
             kernel.card["num_warps"],
-            _rounds(kernel.mix),
+            kernel.mix.load_rounds,
         )
         try:
             return {"device": kernel.target.device_name, **predict(facts).summary()}
@@ -295,14 +294,3 @@ def _short(argument: Any) -> Any:
     if isinstance(argument, TensorArgument):
         return argument.name
     return argument.value if isinstance(argument, ScalarArgument) else {"absent": argument.reason}
-
-
-def _rounds(mix: InstructionMix) -> int:
-    """How often one program waits for memory: once, and once for each turn of a machine loop."""
-    outermost = [
-        loop
-        for loop in mix.loops
-        if not any(other is not loop and other.first <= loop.first and loop.last <= other.last for other in mix.loops)
-    ]
-    turns = [loop.trips for loop in outermost if loop.trips is not None]
-    return 1 + sum(max(0, trips - 1) for trips in turns)

@@ -37,6 +37,8 @@ PROGRAMS_A_CLOCK = 0.8
 to 0.69 ns more for each on an H200 (same file), 1.2 to 1.4 of its clocks."""
 MEMORY_LATENCY_US = 0.8
 """From a load to its value when it comes from memory that is kept busy, on the generations since 8.0."""
+CACHE_LATENCY_US = 0.3
+"""The same from the L2 cache: some 270 cycles, more when it is busy."""
 DEPENDENT_CYCLES = 4.0
 """Cycles from an arithmetic instruction to one that needs its result, since 7.0."""
 PARALLEL_IN_A_WARP = 2.0
@@ -72,7 +74,7 @@ class Facts:
     programs: int
     num_warps: int
     rounds: int = 1
-    """Loads of one program that wait for each other: one, and one for each turn of a loop that loads."""
+    """How often a program's loads wait for those before: ``InstructionMix.load_rounds``."""
 
 
 @dataclass(frozen=True)
@@ -178,17 +180,25 @@ def judge(predicted: str | None, measurement: Mapping[str, float]) -> dict[str, 
 
 
 def _memory(facts: Facts) -> tuple[float, str]:
-    fewest = facts.traffic.total("fewest_bytes")
-    moved = facts.traffic.total("read_bytes") + facts.traffic.total("written_bytes")
-    resident = min(facts.programs, facts.occupancy.blocks * facts.target.multiprocessors)
-    between = fewest * resident / max(1, facts.programs)
-    again = max(0, moved - fewest)
-    from_cache = between <= CACHE_SHARE * facts.target.l2_bytes
+    fewest, again, from_cache = facts.traffic.total("fewest_bytes"), _again(facts), _stays_in_cache(facts)
     total = fewest + (0 if from_cache else again)
     words = f"{total:,} bytes at {facts.target.bandwidth_bytes_per_s / 1e12:.2f} TB/s"
     if again:
         words += f"; {again:,} more are read again, {'from the cache' if from_cache else 'from memory'}"
     return total / facts.target.bandwidth_bytes_per_s / SUSTAINED["memory"] * 1e6, words
+
+
+def _again(facts: Facts) -> int:
+    """Bytes that are moved more than once."""
+    moved = facts.traffic.total("read_bytes") + facts.traffic.total("written_bytes")
+    return max(0, moved - facts.traffic.total("fewest_bytes"))
+
+
+def _stays_in_cache(facts: Facts) -> bool:
+    """Whether what a program reads again is still in the L2 cache: what all resident ones touch fits into a part."""
+    resident = min(facts.programs, facts.occupancy.blocks * facts.target.multiprocessors)
+    between = facts.traffic.total("fewest_bytes") * resident / max(1, facts.programs)
+    return between <= CACHE_SHARE * facts.target.l2_bytes
 
 
 def _instructions(facts: Facts) -> tuple[float, str]:
@@ -208,7 +218,10 @@ def _latency(facts: Facts) -> tuple[float, str]:
     waiting = facts.mix.classes["barrier"] * BARRIER_CYCLES
     waiting += (facts.mix.classes["exchange"] + facts.mix.classes["shared"] / 2) * EXCHANGE_CYCLES
     chain = facts.mix.total * DEPENDENT_CYCLES / PARALLEL_IN_A_WARP
-    program_us = facts.rounds * MEMORY_LATENCY_US + (chain + waiting) / clock * 1e6
+    read, again = facts.traffic.total("read_bytes"), _again(facts)
+    cached = again / read if read and _stays_in_cache(facts) else 0.0
+    a_load = (1 - cached) * MEMORY_LATENCY_US + cached * CACHE_LATENCY_US
+    program_us = facts.rounds * a_load + (chain + waiting) / clock * 1e6
     # A program's place is taken by the next as soon as it ends: full waves, and a last one as long as a program.
     waves = max(1.0, facts.programs / (facts.occupancy.blocks * facts.target.multiprocessors))
     words = f"a program waits {program_us:.2f} us, {facts.rounds} times for memory; {waves:.1f} waves of them"

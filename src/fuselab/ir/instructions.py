@@ -10,6 +10,7 @@ Reference*.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -139,6 +140,9 @@ class InstructionMix:
     """``LDG.128``: opcode and bits of each global, shared and spill access."""
     static: int = 0
     """Instructions as they stand, whatever the loops do."""
+    load_rounds: int = 0
+    """How often a program's global loads wait for those before: loads up to the next barrier of the block go together,
+    since what was loaded before it went through shared memory; a loop's turns go one after the other."""
     loops: list[SassLoop] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     """Why the counts are not exact."""
@@ -159,6 +163,7 @@ class InstructionMix:
             "special_share": self.share("special"),
             "integer_share": self.share("integer", "uniform"),
             "conversion_share": self.share("conversion"),
+            "load_rounds": self.load_rounds,
             "loops": [vars(loop) for loop in self.loops],
             "unknown_opcodes": dict(self.unknown),
             "reasons": self.reasons,
@@ -172,6 +177,10 @@ class _Instruction:
     modifiers: tuple[str, ...]
     predicate: str
     operands: str
+
+
+_BLOCK_BARRIERS = ("BAR", "SYNCS")
+"""What all warps of a block wait at."""
 
 
 def classify(opcode: str) -> str:
@@ -223,14 +232,18 @@ def parse_sass(text: str, function: str = "", trips: Sequence[int | None] = ()) 
     if found and any(loop.trips is None for loop in mix.loops) and len(trips) == len(found):
         mix.reasons.append("a loop's length depends on data: it is counted once")
     end = _end(instructions)
+    together: tuple[SassLoop, ...] | None = None  # the loops around the loads since the last barrier
     for instruction in instructions:
         if instruction.address > end or instruction.opcode == "NOP":
             continue
-        weight = 1
-        for loop in mix.loops:
-            if loop.first <= instruction.address <= loop.last and loop.trips is not None:
-                weight *= loop.trips
+        around = tuple(loop for loop in mix.loops if loop.first <= instruction.address <= loop.last)
+        weight = math.prod(loop.trips for loop in around if loop.trips is not None)
         _count(mix, instruction, weight)
+        if instruction.opcode in _BLOCK_BARRIERS:
+            together = None
+        elif classify(instruction.opcode) == "global load" and together != around:
+            together = around
+            mix.load_rounds += weight
     return mix
 
 
