@@ -96,6 +96,15 @@ def _layer_norm_gelu_terms(dy, x, weight, bias, eps=1e-5, approximate="none"):
     return {"x": rstd * (d + d.mean(-1, keepdim=True) + x_hat * (x_hat * d).mean(-1, keepdim=True))}
 
 
+def _rms_norm_terms(dy, x, weight, eps=1e-6, casting="llama", residual=None):
+    # The gradient of x is rstd * (d - x_hat * mean(x_hat * d)), with d = dy * weight.
+    total = x if residual is None else x + residual
+    rstd = torch.rsqrt(total.square().mean(-1, keepdim=True) + eps)
+    x_hat, d = (total * rstd).abs(), (dy * (1 + weight if casting == "gemma" else weight)).abs()
+    terms = rstd * (d + x_hat * (x_hat * d).mean(-1, keepdim=True))
+    return {"x": terms, "residual": terms}
+
+
 def softmax_dropout_terms(dy, x, keep, p, scale=None, mask=None, dim=-1):
     # The gradient of the scores is y * (d - sum(y * d)), with d = dy * keep / (1 - p).
     y = _eager_softmax_dropout(x, None, 0.0, scale, mask, dim)
@@ -120,13 +129,18 @@ OPERATORS = {
         _layer_norm_gelu_terms,
     ),
     "rms_norm": Operator(
-        ops.rms_norm, ops.rms_norm_reference, _eager_rms_norm, lambda x, vector, **_: {"x": x, "weight": vector()}
+        ops.rms_norm,
+        ops.rms_norm_reference,
+        _eager_rms_norm,
+        lambda x, vector, **_: {"x": x, "weight": vector()},
+        _rms_norm_terms,
     ),
     "add_rms_norm": Operator(
         ops.add_rms_norm,
         ops.add_rms_norm_reference,
         lambda x, residual, weight, **options: (_eager_rms_norm(x + residual, weight, **options), x + residual),
         lambda x, vector, again: {"x": x, "residual": again(), "weight": vector()},
+        _rms_norm_terms,
     ),
     "silu": Operator(ops.silu, ops.silu_reference, _eager_silu, lambda x, **_: {"x": x}),
     "swiglu": Operator(ops.swiglu, ops.swiglu_reference, _eager_swiglu, lambda x, again, **_: {"a": x, "b": again()}),

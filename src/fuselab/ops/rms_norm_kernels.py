@@ -1,0 +1,336 @@
+"""The kernels of ``rms_norm`` and ``add_rms_norm``.
+
+Both directions are bound by memory: what decides is how many bytes a multiprocessor has on their way at any time. The
+forward has a program for each row or few. The backward has as many programs as fit on the device; each goes down its
+rows with a float32 partial sum of the weight's gradient in registers, and reads the next rows while it works on one.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = [
+    "_rms_norm_backward_columns_kernel",
+    "_rms_norm_backward_halves_kernel",
+    "_rms_norm_backward_kernel",
+    "_rms_norm_backward_rows_kernel",
+    "_rms_norm_forward_kernel",
+]
+
+
+@triton.jit
+def _load(pointer, row, column, M, N, EVEN: tl.constexpr, BLOCK_M: tl.constexpr):  # type: ignore[no-untyped-def]
+    # A tile as it is stored, zeros outside of the tensor. EVEN: no column of it is outside. Without an eviction policy:
+    # evict_first costs 4% of the forward on an H200.
+    if not EVEN:
+        return tl.load(pointer, mask=(row < M) & (column < N), other=0.0)
+    elif BLOCK_M > 1:
+        return tl.load(pointer, mask=row < M, other=0.0)
+    else:
+        return tl.load(pointer)
+
+
+@triton.jit
+def _store(pointer, value, row, column, M, N, EVEN: tl.constexpr, BLOCK_M: tl.constexpr):  # type: ignore[no-untyped-def]
+    value = value.to(pointer.dtype.element_ty)
+    if not EVEN:
+        tl.store(pointer, value, mask=(row < M) & (column < N))
+    elif BLOCK_M > 1:
+        tl.store(pointer, value, mask=row < M)
+    else:
+        tl.store(pointer, value)
+
+
+@triton.jit
+def _vector(pointer, column, N, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
+    # What there is one of for each column, in float32; all programs read it.
+    if EVEN:
+        return tl.load(pointer + column, eviction_policy="evict_last").to(tl.float32)
+    else:
+        return tl.load(pointer + column, mask=column < N, other=0.0, eviction_policy="evict_last").to(tl.float32)
+
+
+@triton.jit
+def _scale(x_hat, weight, CASTING: tl.constexpr, HAS_WEIGHT: tl.constexpr, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
+    if CASTING == "llama":
+        x_hat = x_hat.to(dtype).to(tl.float32)
+    if HAS_WEIGHT:
+        x_hat = x_hat * (1.0 + weight) if CASTING == "gemma" else x_hat * weight
+    return x_hat
+
+
+@triton.jit
+def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    residual_ptr,
+    weight_ptr,
+    y_ptr,
+    total_ptr,
+    rstd_ptr,
+    x_stride,
+    residual_stride,
+    M,
+    N,
+    eps,
+    CASTING: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Inductor passes a Python float as fp64, and everything computed with it would be fp64 as well.
+    eps = tl.cast(eps, tl.float32)
+    # 64-bit rows: a tensor may have more than 2^31 elements.
+    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    column = tl.arange(0, BLOCK_N)[None, :]
+    x_ptr += row * x_stride
+    residual_ptr += row * residual_stride
+    y_ptr += row * N
+    total_ptr += row * N
+    dtype: tl.constexpr = total_ptr.dtype.element_ty if HAS_RESIDUAL else x_ptr.dtype.element_ty
+
+    if ONE_BLOCK:
+        x = _load(x_ptr + column, row, column, M, N, EVEN, BLOCK_M).to(tl.float32)
+        if HAS_RESIDUAL:
+            residual = _load(residual_ptr + column, row, column, M, N, EVEN, BLOCK_M).to(tl.float32)
+        # Before the sum, so that it is on its way meanwhile.
+        weight = _vector(weight_ptr, column, N, EVEN) if HAS_WEIGHT else x
+        if HAS_RESIDUAL:
+            # What is normalised is the sum as it is stored, so that the backward can start from the stored one.
+            stored = (x + residual).to(dtype)
+            _store(total_ptr + column, stored, row, column, M, N, EVEN, BLOCK_M)
+            x = stored.to(tl.float32)
+        rstd = tl.rsqrt(tl.sum(x * x, axis=1, keep_dims=True) / N + eps)
+        y = _scale(x * rstd, weight, CASTING, HAS_WEIGHT, dtype)
+        _store(y_ptr + column, y, row, column, M, N, EVEN, BLOCK_M)
+    else:
+        squares = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for start in range(0, N, BLOCK_N):
+            at = start + column
+            x = _load(x_ptr + at, row, at, M, N, EVEN, BLOCK_M).to(tl.float32)
+            if HAS_RESIDUAL:
+                x += _load(residual_ptr + at, row, at, M, N, EVEN, BLOCK_M).to(tl.float32)
+                stored = x.to(dtype)
+                _store(total_ptr + at, stored, row, at, M, N, EVEN, BLOCK_M)
+                x = stored.to(tl.float32)
+            squares += x * x
+        rstd = tl.rsqrt(tl.sum(squares, axis=1, keep_dims=True) / N + eps)
+        for start in range(0, N, BLOCK_N):
+            at = start + column
+            # The second reading, of the L2 cache.
+            x = _load(x_ptr + at, row, at, M, N, EVEN, BLOCK_M).to(tl.float32)
+            if HAS_RESIDUAL:
+                # Added again, not loaded from total: another thread of the program may have stored that element.
+                x += _load(residual_ptr + at, row, at, M, N, EVEN, BLOCK_M).to(tl.float32)
+                x = x.to(dtype).to(tl.float32)
+            weight = _vector(weight_ptr, at, N, EVEN) if HAS_WEIGHT else x
+            y = _scale(x * rstd, weight, CASTING, HAS_WEIGHT, dtype)
+            _store(y_ptr + at, y, row, at, M, N, EVEN, BLOCK_M)
+    tl.store(rstd_ptr + row, rstd, mask=row < M)
+
+
+@triton.jit
+def _upstream(dy, rstd, weight, CASTING: tl.constexpr, HAS_WEIGHT: tl.constexpr):  # type: ignore[no-untyped-def]
+    # rstd times the gradient of x_hat. The gradient of x is upstream - x * (mean(x * upstream) * rstd^2).
+    upstream = dy * rstd
+    if HAS_WEIGHT:
+        upstream = upstream * (1.0 + weight) if CASTING == "gemma" else upstream * weight
+    return upstream
+
+
+@triton.jit
+def _weight_gradient(x, dy, rstd, CASTING: tl.constexpr, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
+    # Its summand for these elements; for Llama's casting with x_hat as it was rounded.
+    if CASTING == "llama":
+        return dy * (x * rstd).to(dtype).to(tl.float32)
+    else:
+        return (dy * rstd) * x
+
+
+@triton.jit
+def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    weight_ptr,
+    rstd_ptr,
+    dy_ptr,
+    dtotal_ptr,
+    dx_ptr,
+    partial_ptr,
+    x_stride,
+    dy_stride,
+    dtotal_stride,
+    M,
+    N,
+    CASTING: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_DTOTAL: tl.constexpr,
+    WEIGHT_GRAD: tl.constexpr,
+    EVEN: tl.constexpr,
+    REREAD: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Whole rows, BLOCK_M at a time. With STAGES above 1 the tiles of the next STAGES - 1 turns are copied to shared
+    # memory while a program works on one.
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    column = tl.arange(0, BLOCK_N)[None, :]
+    weight = tl.zeros((1, BLOCK_N), tl.float32)
+    if HAS_WEIGHT and not REREAD:
+        weight = _vector(weight_ptr, column, N, EVEN)
+    partial = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0), num_stages=STAGES):
+        # 64-bit rows: a tensor may have more than 2^31 elements.
+        row = (tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)[:, None]
+        x = _load(x_ptr + row * x_stride + column, row, column, M, N, EVEN, BLOCK_M).to(tl.float32)
+        dy = _load(dy_ptr + row * dy_stride + column, row, column, M, N, EVEN, BLOCK_M).to(tl.float32)
+        if HAS_DTOTAL:
+            dtotal = _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, EVEN, BLOCK_M).to(tl.float32)
+        rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0) if BLOCK_M > 1 else tl.load(rstd_ptr + row)
+        if HAS_WEIGHT and REREAD:
+            # Read for every row where it does not fit in registers; in a branch (always taken), because what is read
+            # in the loop itself would be copied to shared memory along with the rows.
+            weight = tl.zeros((1, BLOCK_N), tl.float32)
+            if M > 0:
+                weight = _vector(weight_ptr, column, N, EVEN)
+        upstream = _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
+        mean = tl.sum(x * upstream, axis=1, keep_dims=True) / N
+        if WEIGHT_GRAD:
+            partial += _weight_gradient(x, dy, rstd, CASTING, dtype)
+        dx = upstream - x * (mean * rstd * rstd)
+        if HAS_DTOTAL:
+            dx += dtotal
+        _store(dx_ptr + row * N + column, dx, row, column, M, N, EVEN, BLOCK_M)
+    if WEIGHT_GRAD:
+        one = tl.arange(0, BLOCK_N)
+        tl.store(partial_ptr + tl.program_id(0).to(tl.int64) * N + one, tl.sum(partial, axis=0), mask=one < N)
+
+
+@triton.jit
+def _rms_norm_backward_halves_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    weight_ptr,
+    rstd_ptr,
+    dy_ptr,
+    dtotal_ptr,
+    dx_ptr,
+    partial_ptr,
+    x_stride,
+    dy_stride,
+    dtotal_stride,
+    M,
+    N,
+    CASTING: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_DTOTAL: tl.constexpr,
+    WEIGHT_GRAD: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Rows of which a program can hold a half: two programs go down the same rows, a half of the columns each. The sum
+    # over a row takes the other half too, which is read from the L2 cache, where the other program's reading put it.
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    half = tl.program_id(0) % 2
+    first = tl.program_id(0) // 2
+    column = half * BLOCK_N + tl.arange(0, BLOCK_N)
+    partial = tl.zeros((BLOCK_N,), tl.float32)
+    for tile in range(first, M, tl.num_programs(0) // 2):
+        row = tl.cast(tile, tl.int64)
+        x_row = x_ptr + row * x_stride
+        dy_row = dy_ptr + row * dy_stride
+        x_held = _load(x_row + column, row, column, M, N, EVEN, 1)
+        dy_held = _load(dy_row + column, row, column, M, N, EVEN, 1)
+        rstd = tl.load(rstd_ptr + row)
+        products = tl.zeros((BLOCK_O,), tl.float32)
+        for k in tl.static_range(BLOCK_N // BLOCK_O):
+            other = (1 - half) * BLOCK_N + k * BLOCK_O + tl.arange(0, BLOCK_O)
+            x = _load(x_row + other, row, other, M, N, EVEN, 1).to(tl.float32)
+            dy = _load(dy_row + other, row, other, M, N, EVEN, 1).to(tl.float32)
+            weight = _vector(weight_ptr, other, N, EVEN) if HAS_WEIGHT else x
+            products += x * _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
+        x = x_held.to(tl.float32)
+        dy = dy_held.to(tl.float32)
+        weight = _vector(weight_ptr, column, N, EVEN) if HAS_WEIGHT else x
+        if WEIGHT_GRAD:
+            partial += _weight_gradient(x, dy, rstd, CASTING, dtype)
+        upstream = _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
+        mean = (tl.sum(x * upstream, axis=0) + tl.sum(products, axis=0)) / N
+        dx = upstream - x * (mean * rstd * rstd)
+        if HAS_DTOTAL:
+            dx += _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, EVEN, 1).to(tl.float32)
+        _store(dx_ptr + row * N + column, dx, row, column, M, N, EVEN, 1)
+    if WEIGHT_GRAD:
+        tl.store(partial_ptr + first.to(tl.int64) * N + column, partial, mask=column < N)
+
+
+@triton.jit
+def _rms_norm_backward_rows_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    weight_ptr,
+    rstd_ptr,
+    dy_ptr,
+    mean_ptr,
+    x_stride,
+    dy_stride,
+    N,
+    CASTING: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Rows wider than that, first kernel: the one number a row that every column's gradient needs.
+    row = tl.program_id(0).to(tl.int64)
+    rstd = tl.load(rstd_ptr + row)
+    products = tl.zeros((BLOCK_N,), tl.float32)
+    for start in range(0, N, BLOCK_N):
+        column = start + tl.arange(0, BLOCK_N)
+        x = _load(x_ptr + row * x_stride + column, 0, column, 1, N, False, 1).to(tl.float32)
+        dy = _load(dy_ptr + row * dy_stride + column, 0, column, 1, N, False, 1).to(tl.float32)
+        weight = _vector(weight_ptr, column, N, False) if HAS_WEIGHT else x
+        products += x * _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
+    tl.store(mean_ptr + row, tl.sum(products, axis=0) / N)
+
+
+@triton.jit
+def _rms_norm_backward_columns_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    weight_ptr,
+    rstd_ptr,
+    dy_ptr,
+    dtotal_ptr,
+    mean_ptr,
+    dx_ptr,
+    partial_ptr,
+    x_stride,
+    dy_stride,
+    dtotal_stride,
+    M,
+    N,
+    CASTING: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_DTOTAL: tl.constexpr,
+    WEIGHT_GRAD: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Rows wider than that, second kernel: a program goes down one block of columns, over its share of the rows.
+    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    weight = tl.zeros((BLOCK_N,), tl.float32)
+    if HAS_WEIGHT:
+        weight = _vector(weight_ptr, column, N, False)
+    partial = tl.zeros((BLOCK_N,), tl.float32)
+    for row in range(tl.program_id(1).to(tl.int64), M, tl.num_programs(1)):
+        x = _load(x_ptr + row * x_stride + column, row, column, M, N, False, 1).to(tl.float32)
+        dy = _load(dy_ptr + row * dy_stride + column, row, column, M, N, False, 1).to(tl.float32)
+        rstd = tl.load(rstd_ptr + row)
+        upstream = _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
+        dx = upstream - x * (tl.load(mean_ptr + row) * rstd * rstd)
+        if HAS_DTOTAL:
+            dx += _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, False, 1).to(tl.float32)
+        _store(dx_ptr + row * N + column, dx, row, column, M, N, False, 1)
+        if WEIGHT_GRAD:
+            partial += _weight_gradient(x, dy, rstd, CASTING, x_ptr.dtype.element_ty)
+    if WEIGHT_GRAD:
+        tl.store(partial_ptr + tl.program_id(1).to(tl.int64) * N + column, partial, mask=column < N)

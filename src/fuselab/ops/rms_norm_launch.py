@@ -1,0 +1,207 @@
+"""How the kernels of ``rms_norm`` are launched: tiles, warps and programs by width and dtype, measured on an H200."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from fuselab.ops.column_sums import column_sums
+from fuselab.ops.inputs import rows
+from fuselab.ops.launch import Tile, empty, fewer, launch, most_programs, persistent_programs
+
+__all__ = [
+    "BackwardPlan",
+    "backward",
+    "backward_outputs",
+    "backward_plan",
+    "forward",
+    "forward_outputs",
+    "forward_tile",
+]
+
+_FORWARD_WIDEST = 16384
+_BACKWARD_WIDEST = 16384
+_HALF = 16384
+# Columns at a time in rows wider than that.
+_LOOPED = 4096
+_WIDE = 2048
+_SHARED = 200 * 1024
+"""Bytes of shared memory of a multiprocessor that its programs may have together, on a Hopper."""
+
+
+class BackwardPlan(NamedTuple):
+    """How the backward goes down the rows."""
+
+    tile: Tile
+    per_multiprocessor: int
+    """Programs of a multiprocessor at once."""
+    stages: int
+    """Turns of a program that are in work at once: the present one, and those whose tiles are on their way."""
+    reread: bool
+    """Whether the weight is read for every row, because it does not fit in registers."""
+
+
+def forward_tile(width: int) -> Tile:
+    """Rows and columns of a program of the forward, and its warps."""
+    # int(): a symbolic width becomes a constant of the compiled graph, because the tile is a constant of the kernel.
+    width = int(width)
+    if width > _FORWARD_WIDEST:
+        return Tile(1, _LOOPED, 16)
+    block_n = max(triton.next_power_of_2(width), 16)
+    block_m = max(1024 // block_n, 1)
+    return Tile(block_m, block_n, min(max(block_m * block_n // 512, 4), 16))
+
+
+@functools.lru_cache
+def _shared_memory(device: torch.device) -> int:
+    # Bytes that the programs of a multiprocessor may have together; none where copies do not go past the registers.
+    if torch.version.hip is not None:
+        return 0
+    if device.type != "cuda":
+        return _SHARED
+    properties: Any = torch.cuda.get_device_properties(device)
+    optin = int(properties.shared_memory_per_block_optin)
+    return min(_SHARED, optin - 8 * 1024)
+
+
+def backward_plan(width: int, bytes_a_column: int, device: torch.device) -> BackwardPlan | None:
+    """The plan for rows that a program can hold; None for wider ones.
+
+    Args:
+        width: columns.
+        bytes_a_column: of all the streams that are read: of x and of each gradient that comes in.
+        device: whose shared memory bounds how much can be on its way.
+    """
+    width = int(width)
+    if width > _BACKWARD_WIDEST:
+        return None
+    block_n = max(triton.next_power_of_2(width), 16)
+    if block_n <= 512:
+        tile, per, stages, reread = Tile(max(2048 // block_n, 1), block_n, 4), 5, 1, False
+    elif block_n <= 1024:
+        tile, per, stages, reread = Tile(1, block_n, 2), 12, 3, False
+    elif block_n <= 4096:
+        tile, per, stages, reread = Tile(1, block_n, block_n // 512), 2, 3, False
+    elif block_n <= 8192:
+        tile, per, stages, reread = Tile(1, block_n, 16), 1, 3, False
+    else:
+        tile, per, stages, reread = Tile(1, block_n, 32), 1, 3, True
+    room = _shared_memory(device) // (per * tile.BLOCK_M * block_n * bytes_a_column)
+    return BackwardPlan(tile, per, max(min(stages, 1 + room), 1), reread)
+
+
+def forward_outputs(
+    x: Tensor, residual: Tensor | None, weight: Tensor | None, casting: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the forward writes: y, x + residual (without elements when there is no residual), rstd."""
+    dtype = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
+    total = empty(x) if residual is None else torch.empty(x.shape, dtype=dtype, device=x.device)
+    if casting == "llama" and weight is not None:
+        dtype = torch.promote_types(dtype, weight.dtype)
+    y = torch.empty(x.shape, dtype=dtype, device=x.device)
+    return y, total, torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
+
+
+def forward(
+    kernel: Any, x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, casting: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch the forward; returns what ``forward_outputs`` describes."""
+    y, total, rstd = forward_outputs(x, residual, weight, casting)
+    if x.numel() == 0:
+        return y, total, rstd
+    x_MN = rows(x)
+    residual_MN = x_MN if residual is None else rows(residual)
+    M, N = x_MN.shape
+    tile = forward_tile(N)
+    launch(
+        kernel,
+        (triton.cdiv(M, tile.BLOCK_M),),
+        x.device,
+        x_MN,
+        residual_MN,
+        x_MN if weight is None else weight.contiguous(),
+        y,
+        total,
+        rstd,
+        x_MN.stride(0),
+        residual_MN.stride(0),
+        M,
+        N,
+        eps,
+        CASTING=casting,
+        HAS_WEIGHT=weight is not None,
+        HAS_RESIDUAL=residual is not None,
+        ONE_BLOCK=int(N) <= tile.BLOCK_N,
+        EVEN=int(N) % tile.BLOCK_N == 0,
+        BLOCK_M=tile.BLOCK_M,
+        BLOCK_N=tile.BLOCK_N,
+        num_warps=tile.num_warps,
+    )
+    return y, total, rstd
+
+
+def backward_outputs(x: Tensor, weight: Tensor | None, weight_grad: bool) -> tuple[Tensor, Tensor]:
+    """What the backward writes: the gradients of x and of the weight (without elements when that is not wanted)."""
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return dx, torch.zeros_like(weight) if weight_grad and weight is not None else empty(x)
+
+
+def backward(
+    kernels: tuple[Any, Any, Any, Any, Any],
+    x: Tensor,
+    weight: Tensor | None,
+    rstd: Tensor,
+    dy: Tensor,
+    dtotal: Tensor | None,
+    casting: str,
+    weight_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    """Launch the backward; ``kernels``: for whole rows, halves, wide rows (two), and the column sums."""
+    if x.numel() == 0:
+        return backward_outputs(x, weight, weight_grad)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    x_MN, dy_MN = rows(x), rows(dy)
+    dtotal_MN = dy_MN if dtotal is None else rows(dtotal)
+    M, N = x_MN.shape
+    weight_grad = weight_grad and weight is not None
+    weight_N = x_MN if weight is None else weight.contiguous()
+    strides = x_MN.stride(0), dy_MN.stride(0), dtotal_MN.stride(0)
+    flags = {"CASTING": casting, "HAS_WEIGHT": weight is not None}
+    more = {"HAS_DTOTAL": dtotal is not None, "WEIGHT_GRAD": weight_grad}
+    read = x.element_size() + dy.element_size() + (0 if dtotal is None else dtotal.element_size())
+    plan = backward_plan(N, read, x.device)
+    if plan is not None:
+        tile = plan.tile
+        most = most_programs(x.device, plan.per_multiprocessor)
+        programs = persistent_programs(triton.cdiv(M, tile.BLOCK_M), x.device, plan.per_multiprocessor)
+        partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
+        pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, dx, partial
+        sizes = {"EVEN": int(N) == tile.BLOCK_N, "REREAD": plan.reread, "STAGES": plan.stages, **tile._asdict()}
+        launch(kernels[0], (programs,), x.device, *pointers, *strides, M, N, **flags, **more, **sizes)
+    elif int(N) <= 2 * _HALF and read <= 4 + (0 if dtotal is None else 2):
+        most = most_programs(x.device, 1)
+        programs = persistent_programs(M, x.device, 1) if most < 4 else fewer(M, most // 2)
+        partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
+        pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, dx, partial
+        sizes = {"EVEN": int(N) == 2 * _HALF, "BLOCK_O": _LOOPED, "BLOCK_N": _HALF, "num_warps": 16}
+        launch(kernels[1], (2 * programs,), x.device, *pointers, *strides, M, N, **flags, **more, **sizes)
+    else:
+        mean = torch.empty(M, dtype=torch.float32, device=x.device)
+        row_pointers = x_MN, weight_N, rstd, dy_MN, mean
+        launch(kernels[2], (M,), x.device, *row_pointers, *strides[:2], N, **flags, BLOCK_N=_LOOPED, num_warps=8)
+        blocks = triton.cdiv(N, _WIDE)
+        most = triton.cdiv(most_programs(x.device, 8), int(blocks))
+        programs = fewer(M, most)
+        partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
+        column_pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, mean, dx, partial
+        sizes = {"BLOCK_N": _WIDE, "num_warps": 4}
+        launch(kernels[3], (blocks, programs), x.device, *column_pointers, *strides, M, N, **flags, **more, **sizes)
+    if not weight_grad or weight is None:
+        return dx, empty(x)
+    dweight = torch.empty_like(weight_N)
+    column_sums(kernels[4], partial, dweight, most)
+    return dx, dweight
