@@ -132,7 +132,7 @@ def test_what_cannot_be_replayed_is_not(calls, why):
             x = torch.randn(4, 64)[:, :32]
         operator(x, residual, weight)
     assert not any(calls)
-    assert not operator.table
+    assert not any(operator.table.values())
 
 
 def test_a_replay_that_is_declined_goes_the_ordinary_way(calls):
@@ -144,6 +144,30 @@ def test_a_replay_that_is_declined_goes_the_ordinary_way(calls):
     assert y.shape == (4, 32)
     operator(torch.randn(4, 32), torch.randn(4, 32), torch.randn(32))
     assert calls[2]
+
+
+def test_one_tensor_in_the_place_of_several_outputs(calls):
+    table = Replays()
+    for _ in range(2):
+        x = torch.randn(4, 32)
+
+        def ordinary(x=x):
+            y = torch.empty_like(x)
+            launches.launch(kernel, (1,), x.device, x, x, x, y, y, y, 32, 4, 1.0, BLOCK=64)
+            return y, y, y
+
+        outputs = table.run(form_of(x), ordinary, x)
+        assert outputs[0] is outputs[1] is outputs[2]
+    assert calls[1] == (*addresses(x, x, x, *outputs), 32, 4, 1.0, 64)
+
+
+def test_a_form_without_a_replay_is_not_recorded_again(calls, monkeypatch):
+    operator = Operator(launches_made=2)
+    inputs = torch.randn(4, 32), torch.randn(4, 32), torch.randn(32)
+    operator(*inputs)
+    monkeypatch.setattr(launches, "recorded", None)
+    operator(*inputs)
+    assert len(calls) == 4
 
 
 def test_forms():

@@ -158,7 +158,7 @@ def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any,
             if started:
                 started(compiled)
     else:
-        kernel[grid](*args, **meta)
+        launch_ordinarily(kernel, grid, device, *args, **meta)
 
 
 def launch_ordinarily(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> Any:

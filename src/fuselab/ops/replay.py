@@ -54,8 +54,11 @@ def form_of(*tensors: Tensor | None) -> tuple[Hashable, ...] | None:
     return tuple(form)
 
 
-class Replays(dict[Hashable, Replay]):
-    """Replays of one function by the form of its inputs and its options."""
+_unknown = object()
+
+
+class Replays(dict[Hashable, Replay | None]):
+    """Replays of one function by the form of its inputs and its options; None for a form that has none."""
 
     def run(self, form: Hashable, function: Callable[[], Outputs], *inputs: Tensor | None) -> Outputs:
         """What ``function`` returns for these inputs, replayed where it was called before.
@@ -65,26 +68,26 @@ class Replays(dict[Hashable, Replay]):
             function: makes the outputs, all the tensors that its launch writes to, and launches one kernel.
             inputs: all the tensors that the launch reads, None for one that is left out.
         """
-        replay = self.get(form)
-        if replay is not None:
-            outputs = replay(*inputs)
-            if outputs is not None:
-                return outputs
+        replay: Any = self.get(form, _unknown)
+        if replay is None:
+            return function()
+        if replay is not _unknown:
+            again: Outputs | None = replay(*inputs)
+            return function() if again is None else again
         with launches.recorded() as made:
             outputs = function()
-        if len(made) == 1:
-            replay = _replay_of(made[0], inputs, outputs)
-            if replay is not None:
-                if len(self) >= _MOST_FORMS:
-                    self.clear()
-                self[form] = replay
+        if len(self) >= _MOST_FORMS:
+            self.clear()
+        self[form] = _replay_of(made[0], inputs, outputs) if len(made) == 1 else None
         return outputs
 
 
 def _replay_of(made: launches.Made, inputs: tuple[Tensor | None, ...], outputs: Outputs) -> Replay | None:
     tensors = [t for t in made.args if isinstance(t, Tensor)]
     given = [t for t in inputs if t is not None]
-    addresses = [t.data_ptr() for t in (*given, *(y for y in outputs if y.numel()))]
+    # One tensor may be several outputs: then it is that again.
+    same = tuple(next(i for i, other in enumerate(outputs) if other is y) for y in outputs)
+    addresses = [t.data_ptr() for t in (*given, *(y for i, y in enumerate(outputs) if y.numel() and same[i] == i))]
     if (
         any(size != 1 for size in made.grid[1:])
         or not given
@@ -107,19 +110,22 @@ def _replay_of(made: launches.Made, inputs: tuple[Tensor | None, ...], outputs: 
         for y in outputs
     )
     first = next(i for i, x in enumerate(inputs) if x is not None)
-    make = _maker(len(inputs), first, tuple(pointers), likes)
+    make = _maker(len(inputs), first, tuple(pointers), likes, same)
     shapes, dtypes = [tuple(y.shape) for y in outputs], [y.dtype for y in outputs]
     replay: Replay = make(repeat, torch.empty_like, made.grid[0], shapes, dtypes)
     return replay
 
 
 @functools.cache
-def _maker(inputs: int, first: int, pointers: tuple[str, ...], likes: tuple[int | None, ...]) -> Callable[..., Replay]:
+def _maker(
+    inputs: int, first: int, pointers: tuple[str, ...], likes: tuple[int | None, ...], same: tuple[int, ...]
+) -> Callable[..., Replay]:
     """A function that makes a replay; written as text for the reason that a bound launch is."""
     allocations = []
     for index, like in enumerate(likes):
         new = f"i{first}.new_empty(shapes[{index}], dtype=dtypes[{index}])"
-        allocations.append(f"o{index} = {new if like is None else f'empty_like(i{like})'}")
+        again = f"o{same[index]}" if same[index] != index else None
+        allocations.append(f"o{index} = {again or (new if like is None else f'empty_like(i{like})')}")
     arguments = [f"{name}.data_ptr()" if name != "0" else name for name in pointers]
     text = _TEMPLATE.format(
         inputs=", ".join(f"i{index}" for index in range(inputs)),
