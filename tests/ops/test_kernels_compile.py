@@ -138,6 +138,7 @@ def run_every_option(width, dtype):
 ALL_KERNELS = {
     "_layer_norm_gelu_forward_kernel",
     "_layer_norm_gelu_backward_kernel",
+    "_layer_norm_gelu_sums_kernel",
     "_rms_norm_forward_kernel",
     "_rms_norm_backward_kernel",
     "column_sums_kernel",
@@ -151,6 +152,7 @@ ALL_KERNELS = {
     "_geglu_backward_kernel",
 }
 WIDE_KERNELS = {
+    "_layer_norm_gelu_forward_loop_kernel",
     "_layer_norm_gelu_backward_rows_kernel",
     "_layer_norm_gelu_backward_columns_kernel",
     "_rms_norm_backward_rows_kernel",
@@ -207,10 +209,10 @@ def test_hopper_with_arguments_as_inductor_types_them(compiler, width):
     """64-bit sizes and floats: a Python float is fp64, which is to be converted and not computed with."""
     made = compiler(HOPPER, wide_integers=True, floats="fp64")
     run_every_kernel(width, torch.float32)
-    one_block = {"_layer_norm_gelu_backward_kernel", "_rms_norm_backward_kernel"}
+    one_block = {"_layer_norm_gelu_forward_kernel", "_layer_norm_gelu_backward_kernel", "_rms_norm_backward_kernel"}
     assert set(made.compiled) == (ALL_KERNELS if width <= 8192 else ALL_KERNELS - one_block | WIDE_KERNELS)
     assert made.with_floats == {
-        "_layer_norm_gelu_forward_kernel",
+        "_layer_norm_gelu_forward_kernel" if width <= 16384 else "_layer_norm_gelu_forward_loop_kernel",
         "_rms_norm_forward_kernel",
         "_softmax_dropout_forward_kernel",
         "_softmax_dropout_backward_kernel",

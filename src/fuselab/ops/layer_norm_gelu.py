@@ -2,23 +2,31 @@
 
 One program holds whole rows up to ``_FORWARD_WIDEST`` columns; above, it passes over them twice. Between the two
 operators nothing is rounded and nothing is stored: the backward keeps the input and two float32 a row (mean and rstd)
-and recomputes the rest. Weight and bias gradients are summed without atomics, as in ``rms_norm``.
+and recomputes the rest. Weight and bias gradients are summed without atomics: a fixed number of programs each keep
+float32 partial sums over their rows, and a second kernel adds those up, so that repeated calls agree to the bit.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 import triton
-import triton.language as tl
 from torch import Tensor, nn
+from triton.runtime.jit import JITFunction
 
 from fuselab.ops.autograd import refuse_second_derivative
-from fuselab.ops.gelu import gelu, gelu_derivative
 from fuselab.ops.inputs import check_choice, check_tensors, check_vector, compute_dtype, is_traced, needs_grad, rows
-from fuselab.ops.launch import empty, fewer, launch, operator, persistent_programs, row_tile, wrap_triton
+from fuselab.ops.launch import empty, fewer, launch, operator, persistent_programs, wrap_triton
+from fuselab.ops.layer_norm_gelu_kernels import (
+    _layer_norm_gelu_backward_columns_kernel,
+    _layer_norm_gelu_backward_kernel,
+    _layer_norm_gelu_backward_rows_kernel,
+    _layer_norm_gelu_forward_kernel,
+    _layer_norm_gelu_forward_loop_kernel,
+    _layer_norm_gelu_sums_kernel,
+)
 
 __all__ = ["LayerNormGELU", "layer_norm_gelu", "layer_norm_gelu_reference"]
 
@@ -26,10 +34,63 @@ Approximate = Literal["none", "tanh"]
 
 _APPROXIMATIONS = ("none", "tanh")
 _FORWARD_WIDEST = 16384
-# The backward holds x, dy, weight, bias and two partial sums: more columns than this spill.
+# The backward holds x, dy, the next rows of both, weight, bias and two partial sums: more columns than this spill.
 _BACKWARD_WIDEST = 8192
-# Columns of a tile in rows wider than that; twice as many where a program has fewer numbers a column to hold.
-_WIDE = 2048
+# Columns of a tile in rows wider than that.
+_FORWARD_LOOPED, _ROWS_LOOPED, _COLUMNS_LOOPED = 8192, 4096, 2048
+
+
+class _Tile(NamedTuple):
+    """Rows of a program's tile, parts that a row is cut into, warps, and how many programs a multiprocessor has.
+
+    No programs means one for each tile. ``registers`` is what the compiler may use a thread, so that all these programs
+    fit; 0 leaves that to it.
+    """
+
+    BLOCK_M: int
+    P: int
+    num_warps: int
+    programs: int
+    registers: int = 0
+
+
+# By width rounded up to a power of two; bfloat16 on an H200, see benchmarks/notes.md. Narrower rows share a program as
+# those of 256 columns do.
+_FORWARD_TILES = {
+    256: _Tile(4, 1, 1, 0),
+    512: _Tile(2, 1, 1, 0),
+    1024: _Tile(1, 1, 1, 0),
+    2048: _Tile(1, 1, 2, 0),
+    4096: _Tile(1, 1, 4, 0),
+    8192: _Tile(1, 1, 8, 0),
+    16384: _Tile(1, 1, 16, 1),
+}
+_BACKWARD_TILES = {
+    256: _Tile(8, 1, 4, 4),
+    512: _Tile(4, 1, 4, 4),
+    1024: _Tile(2, 1, 4, 4),
+    2048: _Tile(1, 2, 4, 4, 128),
+    4096: _Tile(1, 2, 8, 2, 128),
+    8192: _Tile(1, 2, 16, 1),
+}
+
+
+def _tile(tiles: dict[int, _Tile], width: int) -> tuple[_Tile, int]:
+    # The tile for a width, and the columns that it spans.
+    block_n = max(triton.next_power_of_2(width), 16)
+    tile = tiles[max(block_n, 256)]
+    return (tile if block_n >= 256 else tile._replace(BLOCK_M=tile.BLOCK_M * 256 // block_n)), block_n
+
+
+def _programs(tile: _Tile, tiles: int, device: torch.device) -> int:
+    # ``persistent_programs`` of more tiles than there can be is two for each multiprocessor.
+    return fewer(tiles, max(tile.programs * persistent_programs(2**30, device) // 2, 1)) if tile.programs else tiles
+
+
+def _limits(kernel: Any, tile: _Tile, device: torch.device) -> dict[str, int]:
+    # Only where the launch is a direct one: a traced kernel takes no such option, nor does an AMD GPU.
+    direct = isinstance(kernel, JITFunction) and device.type == "cuda" and torch.version.hip is None
+    return {"maxnreg": tile.registers} if tile.registers and direct else {}
 
 
 def layer_norm_gelu_reference(
@@ -43,220 +104,6 @@ def layer_norm_gelu_reference(
     return F.gelu(normalised, approximate=approximate).to(x.dtype)
 
 
-@triton.jit
-def _affine(weight_ptr, bias_ptr, column, N, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr):  # type: ignore[no-untyped-def]
-    # Weight and bias of some columns: ones and zeros where there are none.
-    weight = tl.full(column.shape, 1.0, tl.float32)
-    bias = tl.zeros(column.shape, tl.float32)
-    if HAS_WEIGHT:
-        weight = tl.load(weight_ptr + column, mask=column < N, other=0.0).to(tl.float32)
-    if HAS_BIAS:
-        bias = tl.load(bias_ptr + column, mask=column < N, other=0.0).to(tl.float32)
-    return weight, bias
-
-
-@triton.jit
-def _layer_norm_gelu_forward_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    y_ptr,
-    mean_ptr,
-    rstd_ptr,
-    x_stride,
-    M,
-    N,
-    eps,
-    APPROXIMATE: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    ONE_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    # Inductor passes a Python float as fp64, and everything computed with it would be fp64 as well.
-    eps = tl.cast(eps, tl.float32)
-    # 64-bit rows: a tensor may have more than 2^31 elements.
-    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
-    column = tl.arange(0, BLOCK_N)[None, :]
-    inside = row < M
-    x_ptr += row * x_stride
-    y_ptr += row * N
-
-    if ONE_BLOCK:
-        mask = inside & (column < N)
-        x = tl.load(x_ptr + column, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
-        mean = tl.sum(x, axis=1, keep_dims=True) / N
-        centred = tl.where(mask, x - mean, 0.0)
-        rstd = tl.rsqrt(tl.sum(centred * centred, axis=1, keep_dims=True) / N + eps)
-        weight, bias = _affine(weight_ptr, bias_ptr, column, N, HAS_WEIGHT, HAS_BIAS)
-        y = gelu(centred * rstd * weight + bias, APPROXIMATE)
-        tl.store(y_ptr + column, y.to(y_ptr.dtype.element_ty), mask=mask)
-    else:
-        # Mean and squared deviations of one block of columns after the other, merged (Chan et al., 1979): the mean of
-        # squares less the square of the mean would cancel where the mean is large.
-        mean = tl.zeros((BLOCK_M, 1), tl.float32)
-        deviations = tl.zeros((BLOCK_M, 1), tl.float32)
-        for start in range(0, N, BLOCK_N):
-            mask = inside & (start + column < N)
-            x = tl.load(x_ptr + start + column, mask=mask, other=0.0).to(tl.float32)
-            count = tl.minimum(N - start, BLOCK_N)
-            block_mean = tl.sum(x, axis=1, keep_dims=True) / count
-            centred = tl.where(mask, x - block_mean, 0.0)
-            delta = block_mean - mean
-            share = count / (start + count)
-            deviations += tl.sum(centred * centred, axis=1, keep_dims=True) + delta * delta * (start * share)
-            mean += delta * share
-        rstd = tl.rsqrt(deviations / N + eps)
-        for start in range(0, N, BLOCK_N):
-            mask = inside & (start + column < N)
-            x = tl.load(x_ptr + start + column, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
-            weight, bias = _affine(weight_ptr, bias_ptr, start + column, N, HAS_WEIGHT, HAS_BIAS)
-            y = gelu((x - mean) * rstd * weight + bias, APPROXIMATE)
-            tl.store(y_ptr + start + column, y.to(y_ptr.dtype.element_ty), mask=mask)
-    tl.store(mean_ptr + row, mean, mask=inside)
-    tl.store(rstd_ptr + row, rstd, mask=inside)
-
-
-@triton.jit
-def _gradients(x, dy, mean, rstd, weight, bias, mask, APPROXIMATE: tl.constexpr):  # type: ignore[no-untyped-def]
-    # Returns x_hat, the gradient of x_hat, and that of LayerNorm's output: what the bias's gradient sums.
-    x_hat = tl.where(mask, (x - mean) * rstd, 0.0)
-    dz = tl.where(mask, dy * gelu_derivative(x_hat * weight + bias, APPROXIMATE), 0.0)
-    return x_hat, dz * weight, dz
-
-
-@triton.jit
-def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    mean_ptr,
-    rstd_ptr,
-    dy_ptr,
-    dx_ptr,
-    partial_ptr,
-    x_stride,
-    dy_stride,
-    M,
-    N,
-    APPROXIMATE: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    AFFINE_GRAD: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    column = tl.arange(0, BLOCK_N)[None, :]
-    weight, bias = _affine(weight_ptr, bias_ptr, column, N, HAS_WEIGHT, HAS_BIAS)
-    dweight = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    dbias = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for tile in range(tl.program_id(0).to(tl.int64), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
-        row = (tile * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
-        inside = row < M
-        mask = inside & (column < N)
-        x = tl.load(x_ptr + row * x_stride + column, mask=mask, other=0.0, eviction_policy="evict_first")
-        dy = tl.load(dy_ptr + row * dy_stride + column, mask=mask, other=0.0, eviction_policy="evict_first")
-        mean = tl.load(mean_ptr + row, mask=inside, other=0.0)
-        rstd = tl.load(rstd_ptr + row, mask=inside, other=0.0)
-        x_hat, dx_hat, dz = _gradients(x.to(tl.float32), dy.to(tl.float32), mean, rstd, weight, bias, mask, APPROXIMATE)
-        projected = tl.sum(x_hat * dx_hat, axis=1, keep_dims=True) / N
-        dx = (dx_hat - tl.sum(dx_hat, axis=1, keep_dims=True) / N - x_hat * projected) * rstd
-        tl.store(dx_ptr + row * N + column, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-        if AFFINE_GRAD:
-            dweight += dz * x_hat
-            dbias += dz
-    if AFFINE_GRAD:
-        column_1d = tl.arange(0, BLOCK_N)
-        partial_ptr += tl.program_id(0).to(tl.int64) * N + column_1d
-        tl.store(partial_ptr, tl.sum(dweight, axis=0), mask=column_1d < N)
-        partial_ptr += tl.num_programs(0).to(tl.int64) * N
-        tl.store(partial_ptr, tl.sum(dbias, axis=0), mask=column_1d < N)
-
-
-@triton.jit
-def _layer_norm_gelu_backward_rows_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    mean_ptr,
-    rstd_ptr,
-    dy_ptr,
-    average_ptr,
-    projected_ptr,
-    x_stride,
-    dy_stride,
-    N,
-    APPROXIMATE: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    # Rows wider than a block, first kernel: the two numbers a row that every column's gradient needs.
-    row = tl.program_id(0).to(tl.int64)
-    mean = tl.load(mean_ptr + row)
-    rstd = tl.load(rstd_ptr + row)
-    average = tl.zeros((BLOCK_N,), tl.float32)
-    projected = tl.zeros((BLOCK_N,), tl.float32)
-    for start in range(0, N, BLOCK_N):
-        column = start + tl.arange(0, BLOCK_N)
-        mask = column < N
-        x = tl.load(x_ptr + row * x_stride + column, mask=mask, other=0.0).to(tl.float32)
-        dy = tl.load(dy_ptr + row * dy_stride + column, mask=mask, other=0.0).to(tl.float32)
-        weight, bias = _affine(weight_ptr, bias_ptr, column, N, HAS_WEIGHT, HAS_BIAS)
-        x_hat, dx_hat, _ = _gradients(x, dy, mean, rstd, weight, bias, mask, APPROXIMATE)
-        average += dx_hat
-        projected += x_hat * dx_hat
-    tl.store(average_ptr + row, tl.sum(average, axis=0) / N)
-    tl.store(projected_ptr + row, tl.sum(projected, axis=0) / N)
-
-
-@triton.jit
-def _layer_norm_gelu_backward_columns_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    mean_ptr,
-    rstd_ptr,
-    dy_ptr,
-    average_ptr,
-    projected_ptr,
-    dx_ptr,
-    partial_ptr,
-    x_stride,
-    dy_stride,
-    M,
-    N,
-    APPROXIMATE: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    AFFINE_GRAD: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    # Rows wider than a block, second kernel: a program goes down one block of columns, over its share of the rows.
-    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask = column < N
-    weight, bias = _affine(weight_ptr, bias_ptr, column, N, HAS_WEIGHT, HAS_BIAS)
-    dweight = tl.zeros((BLOCK_N,), tl.float32)
-    dbias = tl.zeros((BLOCK_N,), tl.float32)
-    for row in range(tl.program_id(1).to(tl.int64), M, tl.num_programs(1)):
-        x = tl.load(x_ptr + row * x_stride + column, mask=mask, other=0.0, eviction_policy="evict_first")
-        dy = tl.load(dy_ptr + row * dy_stride + column, mask=mask, other=0.0, eviction_policy="evict_first")
-        mean = tl.load(mean_ptr + row)
-        rstd = tl.load(rstd_ptr + row)
-        x_hat, dx_hat, dz = _gradients(x.to(tl.float32), dy.to(tl.float32), mean, rstd, weight, bias, mask, APPROXIMATE)
-        dx = (dx_hat - tl.load(average_ptr + row) - x_hat * tl.load(projected_ptr + row)) * rstd
-        tl.store(dx_ptr + row * N + column, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-        if AFFINE_GRAD:
-            dweight += dz * x_hat
-            dbias += dz
-    if AFFINE_GRAD:
-        partial_ptr += tl.program_id(1).to(tl.int64) * N + column
-        tl.store(partial_ptr, dweight, mask=mask)
-        partial_ptr += tl.num_programs(1).to(tl.int64) * N
-        tl.store(partial_ptr, dbias, mask=mask)
-
-
 def _forward_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     mean = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
@@ -264,37 +111,48 @@ def _forward_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _forward(
-    kernel: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
+    kernels: tuple[Any, Any], x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     y, mean, rstd = _forward_outputs(x)
     if x.numel() == 0:
         return y, mean, rstd
     x_MN = rows(x)
-    M, N = x_MN.shape
-    tile = row_tile(N, widest=_FORWARD_WIDEST, looped=2 * _WIDE)
+    M, N = x_MN.shape[0], int(x_MN.shape[1])
+    affine = x_MN if weight is None else weight.contiguous(), x_MN if bias is None else bias.contiguous()
+    pointers = x_MN, *affine, y, mean, rstd
+    flags = _flags(x, weight, bias, approximate)
+    if N > _FORWARD_WIDEST:
+        sizes = {"BLOCK_N": _FORWARD_LOOPED, "num_warps": 16}
+        launch(kernels[1], (M,), x.device, *pointers, x_MN.stride(0), N, eps, **flags, **sizes)
+        return y, mean, rstd
+    tile, block_n = _tile(_FORWARD_TILES, N)
     launch(
-        kernel,
-        (triton.cdiv(M, tile.BLOCK_M),),
+        kernels[0],
+        (_programs(tile, triton.cdiv(M, tile.BLOCK_M), x.device),),
         x.device,
-        x_MN,
-        x_MN if weight is None else weight.contiguous(),
-        x_MN if bias is None else bias.contiguous(),
-        y,
-        mean,
-        rstd,
+        *pointers,
         x_MN.stride(0),
         M,
         N,
         eps,
-        APPROXIMATE=approximate,
-        HAS_WEIGHT=weight is not None,
-        HAS_BIAS=bias is not None,
-        ONE_BLOCK=tile.BLOCK_N >= N,
+        **flags,
+        PERSISTENT=tile.programs > 0,
+        P=tile.P,
         BLOCK_M=tile.BLOCK_M,
-        BLOCK_N=tile.BLOCK_N,
+        W=block_n // tile.P,
         num_warps=tile.num_warps,
+        **_limits(kernels[0], tile, x.device),
     )
     return y, mean, rstd
+
+
+def _flags(x: Tensor, weight: Tensor | None, bias: Tensor | None, approximate: str) -> dict[str, Any]:
+    return {
+        "APPROXIMATE": approximate,
+        "SHORT": x.dtype == torch.bfloat16,
+        "HAS_WEIGHT": weight is not None,
+        "HAS_BIAS": bias is not None,
+    }
 
 
 def _backward_outputs(
@@ -306,7 +164,7 @@ def _backward_outputs(
 
 
 def _backward(
-    kernels: tuple[Any, Any, Any],
+    kernels: tuple[Any, Any, Any, Any],
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -320,39 +178,68 @@ def _backward(
         return _backward_outputs(x, weight, bias, affine_grad)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     x_MN, dy_MN = rows(x), rows(dy)
-    M, N = x_MN.shape
-    affine = x_MN if weight is None else weight.contiguous(), x_MN if bias is None else bias.contiguous()
+    M, N = x_MN.shape[0], int(x_MN.shape[1])
+    affine_grad = affine_grad and not (weight is None and bias is None)
+    pointers: tuple[Tensor, ...] = (
+        x_MN,
+        x_MN if weight is None else weight.contiguous(),
+        x_MN if bias is None else bias.contiguous(),
+        mean,
+        rstd,
+        dy_MN,
+    )
     strides = x_MN.stride(0), dy_MN.stride(0)
-    flags = {"APPROXIMATE": approximate, "HAS_WEIGHT": weight is not None, "HAS_BIAS": bias is not None}
-    tile = row_tile(N, widest=_BACKWARD_WIDEST, looped=_WIDE)
-    if tile.BLOCK_N >= N:
-        programs = persistent_programs(triton.cdiv(M, tile.BLOCK_M), x.device)
-        partial = torch.empty((2, programs, N) if affine_grad else (0,), dtype=torch.float32, device=x.device)
-        pointers = x_MN, *affine, mean, rstd, dy_MN, dx, partial
-        sizes = {"BLOCK_M": tile.BLOCK_M, "BLOCK_N": tile.BLOCK_N, "num_warps": tile.num_warps}
-        launch(kernels[0], (programs,), x.device, *pointers, *strides, M, N, **flags, AFFINE_GRAD=affine_grad, **sizes)
+    flags = _flags(x, weight, bias, approximate)
+    sizes: dict[str, int]
+    if N <= _BACKWARD_WIDEST:
+        tile, block_n = _tile(_BACKWARD_TILES, N)
+        programs = _programs(tile, triton.cdiv(M, tile.BLOCK_M), x.device)
+        grid: tuple[int, ...] = (programs,)
+        # 8 columns a thread, 256 a warp: the rows of a tile that lie in different threads.
+        apart = max(256 * tile.num_warps // block_n, 1)
+        sizes = {"P": tile.P, "BLOCK_M": tile.BLOCK_M, "SUM_M": apart, "W": block_n // tile.P}
+        options = {"num_warps": tile.num_warps, **_limits(kernels[0], tile, x.device)}
+        kernel = kernels[0]
     else:
         average = torch.empty(M, dtype=torch.float32, device=x.device)
         projected = torch.empty_like(average)
-        row_pointers = x_MN, *affine, mean, rstd, dy_MN, average, projected
-        launch(kernels[1], (M,), x.device, *row_pointers, *strides, N, **flags, BLOCK_N=2 * _WIDE, num_warps=8)
-        blocks = triton.cdiv(N, _WIDE)
+        pointers = *pointers, average, projected
+        launch(kernels[1], (M,), x.device, *pointers, *strides, N, **flags, BLOCK_N=_ROWS_LOOPED, num_warps=8)
+        blocks = triton.cdiv(N, _COLUMNS_LOOPED)
         programs = fewer(M, triton.cdiv(4 * persistent_programs(M * blocks, x.device), blocks))
-        partial = torch.empty((2, programs, N) if affine_grad else (0,), dtype=torch.float32, device=x.device)
-        grid, sizes = (blocks, programs), {"BLOCK_N": _WIDE, "num_warps": 4}
-        column_pointers = *row_pointers, dx, partial
-        launch(kernels[2], grid, x.device, *column_pointers, *strides, M, N, **flags, AFFINE_GRAD=affine_grad, **sizes)
+        grid, sizes, options = (blocks, programs), {"BLOCK_N": _COLUMNS_LOOPED}, {"num_warps": 4}
+        kernel = kernels[2]
+    partial = torch.empty((programs, 2, N) if affine_grad else (0,), dtype=torch.float32, device=x.device)
+    constants = {**flags, "AFFINE_GRAD": affine_grad, **sizes}
+    launch(kernel, grid, x.device, *pointers, dx, partial, *strides, M, N, **constants, **options)
     if not affine_grad:
         return dx, empty(x), empty(x)
-    sums = partial.sum(1)
-    dweight = empty(x) if weight is None else sums[0].to(weight.dtype, copy=True)
-    return dx, dweight, empty(x) if bias is None else sums[1].to(bias.dtype, copy=True)
+    dweight = empty(x) if weight is None else torch.empty_like(weight, memory_format=torch.contiguous_format)
+    dbias = empty(x) if bias is None else torch.empty_like(bias, memory_format=torch.contiguous_format)
+    launch(
+        kernels[3],
+        (triton.cdiv(2 * N, 32),),
+        x.device,
+        partial,
+        partial if weight is None else dweight,
+        partial if bias is None else dbias,
+        programs,
+        N,
+        HAS_WEIGHT=weight is not None,
+        HAS_BIAS=bias is not None,
+        BLOCK_M=64,
+        BLOCK_N=32,
+        num_warps=8,
+    )
+    return dx, dweight, dbias
 
 
+_FORWARD_KERNELS = _layer_norm_gelu_forward_kernel, _layer_norm_gelu_forward_loop_kernel
 _BACKWARD_KERNELS = (
     _layer_norm_gelu_backward_kernel,
     _layer_norm_gelu_backward_rows_kernel,
     _layer_norm_gelu_backward_columns_kernel,
+    _layer_norm_gelu_sums_kernel,
 )
 
 
@@ -360,7 +247,8 @@ _BACKWARD_KERNELS = (
 def _layer_norm_gelu(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _forward(wrap_triton(_layer_norm_gelu_forward_kernel), x, weight, bias, eps, approximate)
+    kernels = wrap_triton(_layer_norm_gelu_forward_kernel), wrap_triton(_layer_norm_gelu_forward_loop_kernel)
+    return _forward(kernels, x, weight, bias, eps, approximate)
 
 
 @operator(
@@ -381,6 +269,7 @@ def _layer_norm_gelu_backward(
         wrap_triton(_layer_norm_gelu_backward_kernel),
         wrap_triton(_layer_norm_gelu_backward_rows_kernel),
         wrap_triton(_layer_norm_gelu_backward_columns_kernel),
+        wrap_triton(_layer_norm_gelu_sums_kernel),
     )
     return _backward(kernels, x, weight, bias, mean, rstd, dy, approximate, affine_grad)
 
@@ -406,7 +295,7 @@ class _LayerNormGELU(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
     ) -> Tensor:
-        output = _forward(_layer_norm_gelu_forward_kernel, x, weight, bias, eps, approximate)
+        output = _forward(_FORWARD_KERNELS, x, weight, bias, eps, approximate)
         _save(ctx, (x, weight, bias, eps, approximate), output)
         return output[0]
 
@@ -463,7 +352,7 @@ def layer_norm_gelu(
     if needs_grad(x, weight, bias):
         y: Tensor = _LayerNormGELU.apply(x, weight, bias, eps, approximate)  # type: ignore[no-untyped-call]
         return y
-    return _forward(_layer_norm_gelu_forward_kernel, x, weight, bias, eps, approximate)[0]
+    return _forward(_FORWARD_KERNELS, x, weight, bias, eps, approximate)[0]
 
 
 class LayerNormGELU(nn.Module):
