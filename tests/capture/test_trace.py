@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 
 import pytest
 
@@ -116,3 +117,16 @@ def test_a_backward_that_did_not_run_is_named(recorder):
     reasons = {a.stage: a.absent for a in recorder.files.artifacts if a.direction is Direction.BACKWARD and not a.path}
     assert reasons[Stage.OUTPUT_CODE].startswith("the backward graph is compiled when it first runs")
     assert Stage.BACKWARD_GRAPH not in reasons
+
+
+def test_graphs_are_written_as_they_come_and_not_kept(recorder, tmp_path):
+    """Ten thousand nodes are some megabytes of text a stage, and there are many stages and graphs."""
+    graph = "    mul: Sym() = torch.ops.aten.mul.Tensor(mul_1, mul_2)  # some comment about where it stands\n" * 10_000
+    tracemalloc.start()
+    for number in range(20):
+        send(recorder, {"dynamo_output_graph": {}, "frame_id": number, "frame_compile_id": 0, "attempt": 0}, graph)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < len(graph)
+    assert peak < 4 * len(graph)
+    assert len(list((tmp_path / "graphs" / "forward").iterdir())) == 20
