@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuselab.ir.addresses import AddressSet, Bound, Dim, Index, count_points, touched, union_size
+from fuselab.ir.address_sets import AddressSet, count_points, touched, union_size
+from fuselab.ir.addresses import Bound, Dim, Index
 
 
 def enumerated(address, dims, bounds):

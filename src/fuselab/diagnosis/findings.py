@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fuselab.diagnosis import causes
-from fuselab.diagnosis.causes import Cause
+from fuselab.diagnosis.cause import Cause
 from fuselab.diagnosis.events import (
     AnyEvent,
     BreakEvent,

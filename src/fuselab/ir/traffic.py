@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fuselab.ir.addresses import AddressSet, Bound, Dim, Index, count_points, touched, union_size
+from fuselab.ir.address_sets import AddressSet, count_points, touched, union_size
+from fuselab.ir.addresses import Bound, Dim, Index
 
 __all__ = ["Access", "ArgumentTraffic", "Traffic", "measure_traffic"]
 

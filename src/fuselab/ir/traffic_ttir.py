@@ -6,7 +6,6 @@ depends on loaded data stays unknown, and what is loaded or stored through it is
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,19 @@ from typing import Any
 
 from fuselab.ir.addresses import Bound, Dim, Index
 from fuselab.ir.traffic import Access
+from fuselab.ir.ttir_values import (
+    FALSE,
+    TENSOR,
+    Mask,
+    Pointer,
+    arithmetic,
+    attribute,
+    compared,
+    moved_by,
+    moving,
+    reshaped,
+    trips_of,
+)
 
 __all__ = ["Loop", "TtirAccesses", "read_ttir"]
 
@@ -21,7 +33,6 @@ _FUNCTION = re.compile(r"tt\.func\s+(?P<visibility>public|private)?\s*@(?P<name>
 _ARGUMENT = re.compile(r"%(?P<name>[\w$.-]+): (?P<type>!tt\.ptr<[^>]*>|!tt\.tensordesc<[^{]*>|[\w.]+)")
 _OPERATION = re.compile(r"^(?:(?P<results>%[\w$.:#, %-]+?) = )?(?P<op>\"?[a-z_]+\.[\w.]+\"?)(?P<rest>.*)$", re.DOTALL)
 _VALUE = re.compile(r"%[\w$.-]+(?:#\d+)?")
-_TENSOR = re.compile(r"tensor<(?P<shape>(?:\d+x)*)(?P<element>!tt\.ptr<[^>]*>|[\w.]+)")
 _POINTEE = re.compile(r"!tt\.ptr<\s*(?P<element>[\w.]+)")
 _FOR = re.compile(
     r"%(?P<counter>[\w$.-]+) = (?P<low>%[\w$.-]+) to (?P<high>%[\w$.-]+) step (?P<step>%[\w$.-]+)"
@@ -58,29 +69,6 @@ class TtirAccesses:
     """Reductions and scans in it."""
 
 
-@dataclass(frozen=True)
-class _Pointer:
-    argument: str
-    element_bytes: int
-    offset: Index | None
-
-
-@dataclass(frozen=True)
-class _Mask:
-    bounds: tuple[Bound, ...] = ()
-    unknown: bool = False
-
-
-@dataclass(frozen=True)
-class _Smallest:
-    """The smallest of several values: how far a loop goes whose last program has less to do."""
-
-    options: tuple[Index, ...]
-
-
-_FALSE = _Mask((Bound(Index(1), 1),))
-
-
 def read_ttir(
     text: str, arguments: Mapping[str, int] | Sequence[int | None], grid: tuple[int, int, int] | None
 ) -> TtirAccesses:
@@ -106,7 +94,7 @@ class _Reader:
         self._grid = grid
         self._values: dict[str, Any] = {}
         self._dims: list[Dim] = []
-        self._guards: list[_Mask] = []
+        self._guards: list[Mask] = []
         self._unknown: list[str] = []
         self._recording = True
         self._out = TtirAccesses()
@@ -134,7 +122,7 @@ class _Reader:
 
     def _argument(self, name: str, kind: str, position: int) -> Any:
         if (pointee := _POINTEE.match(kind)) is not None:
-            return _Pointer(name, _bytes(pointee["element"]), Index())
+            return Pointer(name, _bytes(pointee["element"]), Index())
         if isinstance(self._given, Mapping):
             value = self._given.get(name)
         else:
@@ -186,10 +174,10 @@ class _Reader:
             self._loop(results, rest, number, end)
         elif operation == "scf.if":
             condition = self._values.get((_VALUE.findall(rest) or [""])[0])
-            self._branch(condition if isinstance(condition, _Mask) else _Mask(unknown=True), number + 1, end)
+            self._branch(condition if isinstance(condition, Mask) else Mask(unknown=True), number + 1, end)
             if _without_location(self._lines[end]).strip().startswith("} else"):
                 otherwise = self._end(end)
-                self._branch(_Mask(unknown=True), end + 1, otherwise)
+                self._branch(Mask(unknown=True), end + 1, otherwise)
                 end = otherwise
         else:
             why = "it is in a loop whose length depends on data"
@@ -206,7 +194,7 @@ class _Reader:
                 end = second
         return end + 1
 
-    def _branch(self, mask: _Mask, start: int, end: int) -> None:
+    def _branch(self, mask: Mask, start: int, end: int) -> None:
         self._guards.append(mask)
         self._block(start, end)
         self._guards.pop()
@@ -219,7 +207,7 @@ class _Reader:
         low, high, step = (
             (self._values.get(match[name]) for name in ("low", "high", "step")) if match else (None, None, None)
         )
-        trips, ends = _trips(low, high, step)
+        trips, ends = trips_of(low, high, step)
         if self._recording:
             self._out.loops.append(Loop(number + 1, trips, self._depth()))
         counter = Dim(f"loop {number + 1}", 1 if trips is None else trips)
@@ -238,11 +226,11 @@ class _Reader:
         after = self._block(number + 1, end)
         self._recording = recording
         for name, start, moved in zip(names, starts, [*after, *[None] * len(names)], strict=False):
-            self._values[name] = _moving(start, moved, counter)
+            self._values[name] = moving(start, moved, counter)
         if trips is None:
             self._unknown.append("it is in a loop whose length depends on data")
         self._dims.append(counter)
-        self._guards.append(_Mask(tuple(Bound(steps - last, 0) for last in ends) if steps is not None else ()))
+        self._guards.append(Mask(tuple(Bound(steps - last, 0) for last in ends) if steps is not None else ()))
         if trips != 0:
             self._block(number + 1, end)
         self._guards.pop()
@@ -278,17 +266,17 @@ class _Reader:
             axis = _AXES.get(rest.split(maxsplit=1)[0], 0) if rest.split() else 0
             value = Index(self._grid[axis]) if self._grid else None
         elif operation == "tt.make_range":
-            first, last = _attribute(rest, "start"), _attribute(rest, "end")
+            first, last = attribute(rest, "start"), attribute(rest, "end")
             if first is not None and last is not None:
                 value = Index.of(Dim("lane 0", last - first)) + first
         elif operation in ("tt.expand_dims", "tt.trans", "tt.reshape"):
-            value = _reshaped(operation, operands[0] if operands else None, rest)
+            value = reshaped(operation, operands[0] if operands else None, rest)
         elif operation == "tt.addptr":
-            value = _moved(operands[0], operands[1]) if len(operands) > 1 else None
+            value = moved_by(operands[0], operands[1]) if len(operands) > 1 else None
         elif operation == "arith.cmpi":
-            value = _compared(rest, operands)
+            value = compared(rest, operands)
         elif operation.startswith("arith.") or operation in ("tt.splat", "tt.broadcast", "tt.bitcast"):
-            value = _arithmetic(operation, operands)
+            value = arithmetic(operation, operands)
         for result in results:
             self._values[result.partition(":")[0]] = value if len(results) == 1 else None
 
@@ -296,16 +284,16 @@ class _Reader:
         if not self._recording:
             return
         pointer = operands[0] if operands else None
-        if operation.startswith("tt.atomic") and not isinstance(pointer, _Pointer):
-            pointer = next((o for o in operands if isinstance(o, _Pointer)), None)
-        if not isinstance(pointer, _Pointer):
+        if operation.startswith("tt.atomic") and not isinstance(pointer, Pointer):
+            pointer = next((o for o in operands if isinstance(o, Pointer)), None)
+        if not isinstance(pointer, Pointer):
             self._incomplete(f"an address does not start from an argument (line {line})")
             return
         kind = {"tt.load": "load", "tt.store": "store"}.get(operation, "atomic")
         position = 1 if kind == "load" else 2
         masked = len(operands) > position and operation != "tt.atomic_cas"
-        mask = operands[position] if masked else _Mask()
-        mask = mask if isinstance(mask, _Mask) else _Mask(unknown=True)
+        mask = operands[position] if masked else Mask()
+        mask = mask if isinstance(mask, Mask) else Mask(unknown=True)
         shape = _shape(rest)
         lanes = tuple(Dim(f"lane {axis}", extent) for axis, extent in enumerate(shape))
         guards = [*self._guards, mask]
@@ -336,149 +324,17 @@ def _bytes(element: str) -> int:
     return max(1, bits // 8)
 
 
-def _attribute(rest: str, name: str) -> int | None:
-    match = re.search(rf"\b{name} = (-?\d+)", rest)
-    return int(match[1]) if match else None
-
-
 def _constant(rest: str) -> Any:
     text = rest.partition(" : ")[0].strip()
     text = re.sub(r"^\{.*?\}\s*", "", text)
     if text.startswith("dense<"):
         text = text.removeprefix("dense<").rstrip(">")
     if text in ("true", "false"):
-        return _Mask() if text == "true" else _FALSE
+        return Mask() if text == "true" else FALSE
     return Index(int(text)) if re.fullmatch(r"-?\d+", text) else None
 
 
 def _shape(rest: str) -> tuple[int, ...]:
     """Shape of the tile that an access works on: that of its type, none for a scalar."""
-    match = _TENSOR.search(rest.rpartition(" : ")[2])
+    match = TENSOR.search(rest.rpartition(" : ")[2])
     return tuple(int(n) for n in match["shape"].split("x") if n) if match else ()
-
-
-def _trips(low: Any, high: Any, step: Any) -> tuple[int | None, tuple[Index, ...]]:
-    """How often a loop runs at most, and the ends of it that differ from program to program."""
-    ends = high.options if isinstance(high, _Smallest) else (high,)
-    if not all(isinstance(v, Index) for v in (low, step, *ends)) or step.terms or step.const <= 0:
-        return None, ()
-    spans = [(last - low).high for last in ends]
-    return max(0, -(-min(spans) // step.const)), tuple(last for last in ends if (last - low).terms)
-
-
-def _moving(start: Any, after: Any, counter: Dim) -> Any:
-    """A value that a loop carries: where it started plus what each turn adds; None where that is not constant."""
-    if isinstance(start, Index) and isinstance(after, Index):
-        delta = after - start
-        return start + Index.of(counter) * delta.const if not delta.terms else None
-    if isinstance(start, _Pointer) and isinstance(after, _Pointer) and start.argument == after.argument:
-        return _Pointer(start.argument, start.element_bytes, _moving(start.offset, after.offset, counter))
-    return start if isinstance(start, _Mask) and start == after else None
-
-
-def _moved(pointer: Any, offset: Any) -> Any:
-    if not isinstance(pointer, _Pointer):
-        return None
-    known = pointer.offset is not None and isinstance(offset, Index)
-    return _Pointer(pointer.argument, pointer.element_bytes, pointer.offset + offset if known else None)
-
-
-def _renamed(value: Any, names: dict[str, str]) -> Any:
-    if isinstance(value, Index):
-        return value.renamed(names)
-    if isinstance(value, _Pointer):
-        return _Pointer(value.argument, value.element_bytes, _renamed(value.offset, names))
-    if isinstance(value, _Mask):
-        return _Mask(tuple(Bound(b.index.renamed(names), b.limit) for b in value.bounds), value.unknown)
-    return None
-
-
-def _reshaped(operation: str, value: Any, rest: str) -> Any:
-    """A value whose lanes lie along other axes; None where a reshape cuts an axis in pieces."""
-    types = list(_TENSOR.finditer(rest))
-    before = [int(n) for n in types[0]["shape"].split("x") if n] if types else []
-    after = [int(n) for n in types[-1]["shape"].split("x") if n] if types else []
-    if operation == "tt.expand_dims":
-        axis = _attribute(rest, "axis") or 0
-        places = [i + (i >= axis) for i in range(len(before))]
-    elif operation == "tt.trans":
-        order = [int(n) for n in re.findall(r"\d+", (re.search(r"order = array<i32: ([^>]*)>", rest) or [""])[0][13:])]
-        order = [n for n in order if n < len(before)][-len(before) :]
-        places = [order.index(i) for i in range(len(before))] if sorted(order) == list(range(len(before))) else []
-    else:
-        if [n for n in before if n != 1] != [n for n in after if n != 1]:
-            return None
-        kept = [i for i, n in enumerate(after) if n != 1]
-        new = iter(kept)
-        places = [next(new) if n != 1 else 0 for n in before]
-    return _renamed(value, {f"lane {i}": f"lane {place}" for i, place in enumerate(places)}) if places else None
-
-
-def _compared(rest: str, operands: list[Any]) -> Any:  # noqa: PLR0911 - one comparison each
-    how = rest.strip().partition(",")[0].strip()
-    if len(operands) < 2 or not all(isinstance(o, Index) for o in operands[:2]):
-        return _Mask(unknown=True)
-    a, b = operands[:2]
-    signless = how[1:]
-    if signless == "lt":
-        return _below(a - b, 0)
-    if signless == "le":
-        return _below(a - b, 1)
-    if signless == "gt":
-        return _below(b - a, 0)
-    if signless == "ge":
-        return _below(b - a, 1)
-    if how == "eq":
-        return _Mask((*_below(a - b, 1).bounds, *_below(b - a, 1).bounds))
-    return _Mask(unknown=True)
-
-
-def _below(difference: Index, limit: int) -> _Mask:
-    return _Mask((Bound(Index(0, difference.terms), limit - difference.const),))
-
-
-def _arithmetic(operation: str, operands: list[Any]) -> Any:  # noqa: PLR0911 - a table of operations
-    name = operation.partition(".")[2]
-    if name in ("splat", "broadcast", "bitcast", "extsi", "extui", "trunci", "index_cast"):
-        return operands[0] if operands else None
-    if len(operands) != 2:
-        return None
-    a, b = operands
-    if isinstance(a, _Mask) and isinstance(b, _Mask):
-        return _Mask((*a.bounds, *b.bounds), a.unknown or b.unknown) if name == "andi" else _Mask(unknown=True)
-    if isinstance(a, _Mask) or isinstance(b, _Mask):
-        mask = a if isinstance(a, _Mask) else b  # and'ed with something unknown
-        return _Mask(mask.bounds if name == "andi" else (), True)
-    if not isinstance(a, Index) or not isinstance(b, Index):
-        return None
-    if name in ("minsi", "maxsi", "minui", "maxui"):
-        return _extreme(name, a, b)
-    if name == "addi":
-        return a + b
-    if name == "subi":
-        return a - b
-    if name == "muli" and not (a.terms and b.terms):
-        return a * b.const if not b.terms else b * a.const
-    return None if b.terms else _by_constant(name, a, b.const)
-
-
-def _by_constant(name: str, a: Index, b: int) -> Index | None:
-    if name in ("divsi", "divui", "floordivsi"):
-        return a // b
-    if name in ("remsi", "remui"):
-        return a % b
-    if name == "shli":
-        return a * (1 << b) if 0 <= b < 32 else None
-    if name in ("shrsi", "shrui"):
-        return a // (1 << b) if 0 <= b < 32 else None
-    if name == "andi" and b >= 0 and math.log2(b + 1).is_integer():
-        return a % (b + 1)
-    return None
-
-
-def _extreme(name: str, a: Index, b: Index) -> Any:
-    """The smaller or larger of two values, where one is so everywhere; else, of the smaller, both."""
-    for one, other in ((a, b), (b, a)):
-        if (other - one).low >= 0:
-            return one if name.startswith("min") else other
-    return _Smallest((a, b)) if name.startswith("min") else None
