@@ -19,19 +19,10 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _load(  # type: ignore[no-untyped-def]
-    pointer, wanted, row, column, M, N, other,
-    MASKED: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, KEPT: tl.constexpr,
-):  # fmt: skip
-    # A tile, `other` outside of the tensor and, if MASKED, where it is not wanted. KEPT: it is read again, soon.
+def _load(pointer, row, column, M, N, other, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, KEPT: tl.constexpr):  # type: ignore[no-untyped-def]
+    # A tile, `other` outside of the tensor. KEPT: it is read a second time, soon.
     policy: tl.constexpr = "evict_last" if KEPT else "evict_first"
-    if MASKED:
-        if not EVEN:
-            wanted = wanted & (column < N)
-        if BLOCK_M > 1:
-            wanted = wanted & (row < M)
-        return tl.load(pointer, mask=wanted, other=other, eviction_policy=policy)
-    elif not EVEN:
+    if not EVEN:
         return tl.load(pointer, mask=(row < M) & (column < N), other=other, eviction_policy=policy)
     elif BLOCK_M > 1:
         return tl.load(pointer, mask=row < M, other=other, eviction_policy=policy)
@@ -72,28 +63,22 @@ def _scores(  # type: ignore[no-untyped-def]
     BLOCK_M: tl.constexpr,
     KEPT: tl.constexpr,
 ):
-    # The scores, and which of them have to be read at all: neighbours together, so that an access is whole or none.
-    # Without a mask x itself: then the scale is applied to differences. Outside of the row what is never the largest.
-    if MASK == "none":
-        outside: tl.constexpr = float("inf") if NEGATIVE else float("-inf")
-        return _load(x_ptr + column, row, row, column, M, N, outside, False, EVEN, BLOCK_M, KEPT).to(tl.float32), row
-    else:
+    # x itself without a mask: then the scale is applied to differences. Outside of the row what is never the largest.
+    outside: tl.constexpr = float("inf") if NEGATIVE else float("-inf")
+    scores = _load(x_ptr + column, row, column, M, N, outside, EVEN, BLOCK_M, KEPT).to(tl.float32)
+    if MASK != "none":
         # The type that the number of rows needs; M by itself may be a constant, which has none.
         count = tl.zeros((1,), tl.int32) + M
         pointer = mask_pointers(
             mask_ptr, row.to(count.dtype), column,
             mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK_AXES,
         )  # fmt: skip
-        added = _load(pointer, row, row, column, M, N, 0, False, EVEN, BLOCK_M, True)
-        if MASK == "keep":
-            added = tl.where(added != 0, 0.0, float("-inf"))
-        added = added.to(tl.float32)
+        added = _load(pointer, row, column, M, N, 0, EVEN, BLOCK_M, True)
+        scores *= scale
+        scores = tl.where(added != 0, scores, float("-inf")) if MASK == "keep" else scores + added.to(tl.float32)
         if not EVEN:
-            added = tl.where(column < N, added, float("-inf"))
-        wanted = tl.max(added, axis=2, keep_dims=True) > float("-inf")
-        x = _load(x_ptr + column, wanted, row, column, M, N, 0.0, True, EVEN, BLOCK_M, KEPT).to(tl.float32) * scale
-        # -inf whatever x is: it has not been read everywhere.
-        return tl.where(added == float("-inf"), added, x + added), wanted
+            scores = tl.where(column < N, scores, float("-inf"))
+    return scores
 
 
 @triton.jit
@@ -170,7 +155,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
 
     if ONE_BLOCK:
         column = _columns(0, BLOCK_N, NEIGHBOURS)
-        scores, _ = _scores(
+        scores = _scores(
             x_ptr, mask_ptr, row, column, M, N, scale,
             mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
             MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
@@ -193,7 +178,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
         total = tl.zeros((BLOCK_M, BLOCK_N // NEIGHBOURS, NEIGHBOURS), tl.float32)
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
-            scores, _ = _scores(
+            scores = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
                 MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, True,
@@ -207,7 +192,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
         reciprocal = 1.0 / _sum(total)
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
-            scores, _ = _scores(
+            scores = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
                 MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
@@ -273,14 +258,12 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
     # With probabilities p = exponentials * reciprocal: dx = p * (gradient - sum(p * gradient)) * dx_scale.
     if ONE_BLOCK:
         column = _columns(0, BLOCK_N, NEIGHBOURS)
-        scores, wanted = _scores(
+        scores = _scores(
             x_ptr, mask_ptr, row, column, M, N, scale,
             mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
             MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
         )  # fmt: skip
-        gradient = _load(dy_ptr + column, wanted, row, column, M, N, 0.0, MASK != "none", EVEN, BLOCK_M, False).to(
-            tl.float32
-        )
+        gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, False).to(tl.float32)
         exponentials = _exponentials(scores, peak, slope, column, N, EVEN)
         if DROPOUT:
             keep = dropout_keep(seed, row, 0, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
@@ -292,14 +275,12 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
         total = tl.zeros((BLOCK_M, BLOCK_N // NEIGHBOURS, NEIGHBOURS), tl.float32)
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
-            scores, wanted = _scores(
+            scores = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
                 MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, True,
             )  # fmt: skip
-            gradient = _load(dy_ptr + column, wanted, row, column, M, N, 0.0, MASK != "none", EVEN, BLOCK_M, True).to(
-                tl.float32
-            )
+            gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, True).to(tl.float32)
             if DROPOUT:
                 keep = dropout_keep(seed, row, start, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
                 gradient *= tl.where(keep, rescale, 0.0)
@@ -307,14 +288,12 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
         projected = _sum(total) * reciprocal
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
-            scores, wanted = _scores(
+            scores = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
                 MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
             )  # fmt: skip
-            gradient = _load(dy_ptr + column, wanted, row, column, M, N, 0.0, MASK != "none", EVEN, BLOCK_M, False).to(
-                tl.float32
-            )
+            gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, False).to(tl.float32)
             if DROPOUT:
                 keep = dropout_keep(seed, row, start, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
                 gradient *= tl.where(keep, rescale, 0.0)
