@@ -47,7 +47,6 @@ class WithoutLaunches(torch.fx.Interpreter):
 @pytest.fixture
 def launched(monkeypatch):
     """The kernels and grids that graphs of ``compiled`` have launched."""
-    monkeypatch.setattr(sys.modules["fuselab.ops.inputs"], "_check_device", lambda *_: None)
     monkeypatch.setattr(sys.modules["fuselab.ops.inputs"], "_without_kernels", lambda _: False)
     torch._dynamo.reset()
     monkeypatch.setattr(triton.runtime.driver, "_active", Target())

@@ -89,7 +89,6 @@ class Compiler:
 def compiler(monkeypatch, tmp_path):
     """A function from a target to a ``Compiler`` that the operators launch with, on CPU tensors."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(sys.modules["fuselab.ops.inputs"], "_check_device", lambda *_: None)
     monkeypatch.setattr(sys.modules["fuselab.ops.inputs"], "_without_kernels", lambda _: False)
 
     def install(target, **options):

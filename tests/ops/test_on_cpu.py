@@ -15,7 +15,31 @@ from fuselab.ops.launch import INTERPRETED
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="the interpreter takes CPU tensors")
 
+WEIGHT = torch.linspace(0.5, 1.5, 8)
+
+
+def both(function):
+    return lambda x: torch.cat(function(x, 2 * x, WEIGHT.to(x.dtype)))
+
+
 UNARY = {
+    "rms_norm": (
+        lambda x: ops.rms_norm(x, WEIGHT.to(x.dtype)),
+        lambda x: ops.rms_norm_reference(x, WEIGHT.to(x.dtype)),
+    ),
+    "rms_norm gemma": (
+        lambda x: ops.rms_norm(x, WEIGHT.to(x.dtype), 1e-3, "gemma"),
+        lambda x: ops.rms_norm_reference(x, WEIGHT.to(x.dtype), 1e-3, "gemma"),
+    ),
+    "add_rms_norm": (both(ops.add_rms_norm), both(ops.add_rms_norm_reference)),
+    "layer_norm_gelu": (
+        lambda x: ops.layer_norm_gelu(x, WEIGHT.to(x.dtype), None, approximate="tanh"),
+        lambda x: ops.layer_norm_gelu_reference(x, WEIGHT.to(x.dtype), None, approximate="tanh"),
+    ),
+    "softmax_dropout": (
+        lambda x: ops.softmax_dropout(x, 0.0, scale=0.5, mask=WEIGHT > 0.7),
+        lambda x: ops.softmax_dropout_reference(x, 0.0, scale=0.5, mask=WEIGHT > 0.7),
+    ),
     "silu": (ops.silu, ops.silu_reference),
     "swiglu": (ops.swiglu, ops.swiglu_reference),
     "geglu": (ops.geglu, ops.geglu_reference),
@@ -45,7 +69,7 @@ def test_computes_what_the_reference_does(name, dtype):
     y.backward(dy)
     wanted.backward(dy)
     assert torch.equal(leaves[0].grad, leaves[1].grad)
-    assert leaves[0].grad.abs().max() > 0.1
+    assert leaves[0].grad.abs().max() > 0.01
 
 
 def test_says_so_once(unsaid):
@@ -110,3 +134,16 @@ def test_refuses_what_the_kernels_refuse():
         ops.swiglu(torch.ones(2, 3))
     with pytest.raises(ValueError, match="have to be equal"):
         ops.geglu(torch.ones(2, 4), torch.ones(4, 2))
+
+
+@pytest.mark.filterwarnings("ignore::fuselab.ops.inputs.NotFusedWarning")
+def test_dropout_is_torchs_own():
+    x = torch.randn(64, 64)
+    torch.manual_seed(3)
+    y = ops.softmax_dropout(x, 0.25)
+    torch.manual_seed(3)
+    assert torch.equal(y, torch.nn.functional.dropout(torch.softmax(x, -1), 0.25))
+    assert 0.2 < (y == 0).double().mean() < 0.3
+    assert torch.equal(ops.softmax_dropout(x, 0.25, training=False), torch.softmax(x, -1))
+    assert torch.equal(ops.softmax_dropout(x, 0.0, dim=0), torch.softmax(x, 0))
+    assert not ops.softmax_dropout(x, 1.0).any()

@@ -35,7 +35,9 @@ def add_rms_norm(
     Raises:
         TypeError: an unsupported dtype.
         ValueError: shapes or devices that do not match, an unknown casting.
-        RuntimeError: a device without Triton kernels; a second derivative.
+        RuntimeError: a device that is neither a GPU nor the CPU; a second derivative on a GPU.
+
+    On a CPU it is computed with torch's own operators, and a ``NotFusedWarning`` says so once.
     """
     return apply_rms_norm("add_rms_norm", x, residual, weight, eps, casting)
 

@@ -14,10 +14,21 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 import triton
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from triton.runtime.jit import JITFunction
 
 from fuselab.ops.autograd import refuse_second_derivative
-from fuselab.ops.inputs import check_choice, check_tensors, check_vector, compute_dtype, is_traced, needs_grad, rows
+from fuselab.ops.inputs import (
+    check_choice,
+    check_tensors,
+    check_vector,
+    compute_dtype,
+    is_traced,
+    needs_grad,
+    on_cpu,
+    rows,
+)
+from fuselab.ops.internals import applied
 from fuselab.ops.launch import empty, fewer, launch, operator, persistent_programs, wrap_triton
 from fuselab.ops.layer_norm_gelu_kernels import (
     _layer_norm_gelu_backward_columns_kernel,
@@ -27,6 +38,7 @@ from fuselab.ops.layer_norm_gelu_kernels import (
     _layer_norm_gelu_forward_loop_kernel,
     _layer_norm_gelu_sums_kernel,
 )
+from fuselab.ops.replay import Replays, form_of
 
 __all__ = ["LayerNormGELU", "layer_norm_gelu", "layer_norm_gelu_reference"]
 
@@ -41,37 +53,39 @@ _FORWARD_LOOPED, _ROWS_LOOPED, _COLUMNS_LOOPED = 8192, 4096, 2048
 
 
 class _Tile(NamedTuple):
-    """Rows of a program's tile, parts that a row is cut into, warps, and how many programs a multiprocessor has.
-
-    No programs means one for each tile. ``registers`` is what the compiler may use a thread, so that all these programs
-    fit; 0 leaves that to it.
-    """
+    """How rows are spread over programs, warps and registers."""
 
     BLOCK_M: int
-    P: int
+    """Rows of a program's tile."""
     num_warps: int
-    programs: int
+    programs: int = 0
+    """Programs for each multiprocessor, which share the tiles; 0 is one for each tile."""
     registers: int = 0
+    """What the compiler may use a thread, so that all these programs fit; 0 leaves that to it."""
+    parts: int = 1
+    """Groups of columns of a row in a thread, summed before the threads' sums are."""
+    reload: bool = False
+    """Weight and bias are read again for every tile: the registers are needed otherwise."""
 
 
 # By width rounded up to a power of two; bfloat16 on an H200, see benchmarks/notes.md. Narrower rows share a program as
 # those of 256 columns do.
 _FORWARD_TILES = {
-    256: _Tile(4, 1, 1, 0),
-    512: _Tile(2, 1, 1, 0),
-    1024: _Tile(1, 1, 1, 0),
-    2048: _Tile(1, 1, 2, 0),
-    4096: _Tile(1, 1, 4, 0),
-    8192: _Tile(1, 1, 8, 0),
-    16384: _Tile(1, 1, 16, 1),
+    256: _Tile(4, 1),
+    512: _Tile(2, 1),
+    1024: _Tile(1, 1),
+    2048: _Tile(1, 2),
+    4096: _Tile(1, 4),
+    8192: _Tile(1, 8),
+    16384: _Tile(1, 16, programs=1),
 }
 _BACKWARD_TILES = {
-    256: _Tile(8, 1, 4, 4),
-    512: _Tile(4, 1, 4, 4),
-    1024: _Tile(2, 1, 4, 4),
-    2048: _Tile(1, 2, 4, 4, 128),
-    4096: _Tile(1, 2, 8, 2, 128),
-    8192: _Tile(1, 2, 16, 1),
+    256: _Tile(8, 4, programs=4),
+    512: _Tile(4, 4, programs=4),
+    1024: _Tile(2, 4, programs=4),
+    2048: _Tile(1, 4, programs=4, registers=128),
+    4096: _Tile(1, 8, programs=2, registers=128),
+    8192: _Tile(1, 16, programs=1, parts=2, reload=True),
 }
 
 
@@ -88,7 +102,8 @@ def _programs(tile: _Tile, tiles: int, device: torch.device) -> int:
 
 
 def _limits(kernel: Any, tile: _Tile, device: torch.device) -> dict[str, int]:
-    # Only where the launch is a direct one: a traced kernel takes no such option, nor does an AMD GPU.
+    # Only where the launch is a direct one: a traced kernel takes no such option, nor does an AMD GPU. There the rows
+    # are not loaded ahead, which needs the registers of fewer programs.
     direct = isinstance(kernel, JITFunction) and device.type == "cuda" and torch.version.hip is None
     return {"maxnreg": tile.registers} if tile.registers and direct else {}
 
@@ -137,9 +152,8 @@ def _forward(
         eps,
         **flags,
         PERSISTENT=tile.programs > 0,
-        P=tile.P,
         BLOCK_M=tile.BLOCK_M,
-        W=block_n // tile.P,
+        BLOCK_N=block_n,
         num_warps=tile.num_warps,
         **_limits(kernels[0], tile, x.device),
     )
@@ -195,10 +209,17 @@ def _backward(
         tile, block_n = _tile(_BACKWARD_TILES, N)
         programs = _programs(tile, triton.cdiv(M, tile.BLOCK_M), x.device)
         grid: tuple[int, ...] = (programs,)
-        # 8 columns a thread, 256 a warp: the rows of a tile that lie in different threads.
-        apart = max(256 * tile.num_warps // block_n, 1)
-        sizes = {"P": tile.P, "BLOCK_M": tile.BLOCK_M, "SUM_M": apart, "W": block_n // tile.P}
-        options = {"num_warps": tile.num_warps, **_limits(kernels[0], tile, x.device)}
+        limits = _limits(kernels[0], tile, x.device)
+        sizes = {
+            "AHEAD": len(limits) > 0 or not tile.registers,
+            "PARTS": tile.parts,
+            "RELOAD": tile.reload,
+            "BLOCK_M": tile.BLOCK_M,
+            # 8 columns a thread, 256 a warp: the rows of a tile that lie in different threads.
+            "SUM_M": min(max(256 * tile.num_warps // block_n, 1), tile.BLOCK_M),
+            "BLOCK_N": block_n,
+        }
+        options = {"num_warps": tile.num_warps, **limits}
         kernel = kernels[0]
     else:
         average = torch.empty(M, dtype=torch.float32, device=x.device)
@@ -290,14 +311,28 @@ def _differentiate(run: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tenso
     return dx, dweight, dbias, None, None
 
 
+_REPLAYS = Replays()
+
+
+def _eager_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
+) -> tuple[Tensor, ...]:
+    # As _forward; replayed where a call of this form was made before.
+    def ordinary() -> tuple[Tensor, ...]:
+        return _forward(_FORWARD_KERNELS, x, weight, bias, eps, approximate)
+
+    form = form_of(x, weight, bias)
+    return ordinary() if form is None else _REPLAYS.run((*form, eps, approximate), ordinary, x, weight, bias)
+
+
 class _LayerNormGELU(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
     ) -> Tensor:
-        output = _forward(_FORWARD_KERNELS, x, weight, bias, eps, approximate)
-        _save(ctx, (x, weight, bias, eps, approximate), output)
-        return output[0]
+        y, mean, rstd = _eager_forward(x, weight, bias, eps, approximate)
+        _save(ctx, (x, weight, bias, eps, approximate), (y, mean, rstd))
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -306,6 +341,8 @@ class _LayerNormGELU(torch.autograd.Function):
 
         return _differentiate(run, ctx, grads[0])
 
+
+_apply = applied(_LayerNormGELU)
 
 _layer_norm_gelu.register_autograd(
     lambda ctx, dy, _mean, _rstd: _differentiate(_layer_norm_gelu_backward, ctx, dy), setup_context=_save
@@ -330,7 +367,9 @@ def layer_norm_gelu(
     Raises:
         TypeError: an unsupported dtype.
         ValueError: shapes or devices that do not match, an unknown approximation.
-        RuntimeError: a device without Triton kernels; a second derivative.
+        RuntimeError: a device that is neither a GPU nor the CPU; a second derivative on a GPU.
+
+    On a CPU it is computed with torch's own operators, and a ``NotFusedWarning`` says so once.
 
     Autocast does not change dtypes here: everything is computed in float32 in any case.
 
@@ -340,19 +379,30 @@ def layer_norm_gelu(
         >>> layer_norm_gelu_reference(x, None, None, eps=0.0)
         tensor([[-0.1587,  0.8413]], dtype=torch.float64)
     """
+    form = None if is_compiling() else form_of(x, weight, bias)
+    replay = None if form is None else _REPLAYS.get((*form, eps, approximate))
+    if replay is not None:  # a call of this form was checked
+        if needs_grad(x, weight, bias):
+            recorded: Tensor = _apply(x, weight, bias, eps, approximate)
+            return recorded
+        outputs = replay(x, weight, bias)
+        if outputs is not None:
+            return outputs[0]
     check_tensors("layer_norm_gelu", x=x, weight=weight, bias=bias)
     if x.dim() == 0:
         raise ValueError("layer_norm_gelu: x has no axes; expected at least one, (..., N)")
     check_vector("layer_norm_gelu", "weight", weight, x.shape[-1])
     check_vector("layer_norm_gelu", "bias", bias, x.shape[-1])
     check_choice("layer_norm_gelu", "approximate", approximate, _APPROXIMATIONS)
+    if on_cpu("layer_norm_gelu", x):
+        return layer_norm_gelu_reference(x, weight, bias, eps, approximate)
     if is_traced(x):
         traced: Tensor = _layer_norm_gelu(x, weight, bias, eps, approximate)[0]
         return traced
     if needs_grad(x, weight, bias):
-        y: Tensor = _LayerNormGELU.apply(x, weight, bias, eps, approximate)  # type: ignore[no-untyped-call]
+        y: Tensor = _apply(x, weight, bias, eps, approximate)
         return y
-    return _forward(_FORWARD_KERNELS, x, weight, bias, eps, approximate)[0]
+    return _eager_forward(x, weight, bias, eps, approximate)[0]
 
 
 class LayerNormGELU(nn.Module):

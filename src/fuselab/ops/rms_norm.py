@@ -9,15 +9,18 @@ and torch's own RMSNorm; see ``rms_norm``.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.column_sums import column_sums_kernel
-from fuselab.ops.inputs import check_choice, check_tensors, check_vector, compute_dtype, is_traced, needs_grad
-from fuselab.ops.launch import operator, wrap_triton
+from fuselab.ops.inputs import check_choice, check_tensors, check_vector, compute_dtype, is_traced, needs_grad, on_cpu
+from fuselab.ops.internals import applied
+from fuselab.ops.launch import empty, operator, wrap_triton
+from fuselab.ops.replay import Replays, form_of
 from fuselab.ops.rms_norm_kernels import (
     _rms_norm_backward_columns_kernel,
     _rms_norm_backward_halves_kernel,
@@ -113,12 +116,28 @@ def _differentiate(
     return dx, dresidual, dweight, None, None
 
 
+_REPLAYS = Replays()
+
+
+def _eager_forward(
+    x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, casting: str
+) -> tuple[Tensor, ...]:
+    # y, rstd and, with a residual, the sum; replayed where a call of this form was made before.
+    def ordinary() -> tuple[Tensor, ...]:
+        y, total, rstd = forward(_rms_norm_forward_kernel, x, residual, weight, eps, casting)
+        return (y, rstd) if residual is None else (y, rstd, total)
+
+    form = form_of(x, residual, weight)
+    return ordinary() if form is None else _REPLAYS.run((*form, eps, casting), ordinary, x, residual, weight)
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, casting: str
     ) -> tuple[Tensor, Tensor]:
-        output = forward(_rms_norm_forward_kernel, x, residual, weight, eps, casting)
+        y, rstd, *total = _eager_forward(x, residual, weight, eps, casting)
+        output = y, total[0] if total else empty(x), rstd
         _save(ctx, (x, residual, weight, eps, casting), output)
         return output[0], output[1]
 
@@ -136,10 +155,20 @@ _rms_norm.register_autograd(
 )
 
 
+_apply = applied(_RMSNorm)
+
+
 def apply_rms_norm(
     name: str, x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, casting: str
 ) -> tuple[Tensor, Tensor]:
-    """Check and run ``rms_norm`` or, with a residual, ``add_rms_norm``: y, and the sum or a tensor without elements."""
+    """Check and run ``rms_norm`` or, with a residual, ``add_rms_norm``: y, and the sum where there is one."""
+    form = None if is_compiling() else form_of(x, residual, weight)
+    replay = None if form is None else _REPLAYS.get((*form, eps, casting))
+    if replay is not None:  # a call of this form was checked
+        outputs = _apply(x, residual, weight, eps, casting) if needs_grad(x, residual, weight) else None
+        outputs = outputs or replay(x, residual, weight)
+        if outputs is not None:
+            return outputs[0], outputs[-1]
     check_tensors(name, x=x, residual=residual, weight=weight)
     if x.dim() == 0:
         raise ValueError(f"{name}: x has no axes; expected at least one, (..., N)")
@@ -147,13 +176,17 @@ def apply_rms_norm(
     check_choice(name, "casting", casting, _CASTINGS)
     if residual is not None and residual.shape != x.shape:
         raise ValueError(f"{name}: residual has shape {tuple(residual.shape)}; expected that of x, {tuple(x.shape)}")
+    if on_cpu(name, x):
+        total = x if residual is None else x + residual
+        return rms_norm_reference(total, weight, eps, cast("Casting", casting)), total
     if is_traced(x):
         y, total, _ = _rms_norm(x, residual, weight, eps, casting)
         return y, total
     if needs_grad(x, residual, weight):
-        y, total = _RMSNorm.apply(x, residual, weight, eps, casting)  # type: ignore[no-untyped-call]
+        y, total = _apply(x, residual, weight, eps, casting)
         return y, total
-    return forward(_rms_norm_forward_kernel, x, residual, weight, eps, casting)[:2]
+    outputs = _eager_forward(x, residual, weight, eps, casting)
+    return outputs[0], outputs[-1]
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float = 1e-6, casting: Casting = "llama") -> Tensor:
@@ -173,7 +206,9 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float = 1e-6, casting: Casti
     Raises:
         TypeError: an unsupported dtype.
         ValueError: shapes or devices that do not match, an unknown casting.
-        RuntimeError: a device without Triton kernels; a second derivative.
+        RuntimeError: a device that is neither a GPU nor the CPU; a second derivative on a GPU.
+
+    On a CPU it is computed with torch's own operators, and a ``NotFusedWarning`` says so once.
 
     Autocast does not change dtypes here: the sums are in float32 in any case.
 
