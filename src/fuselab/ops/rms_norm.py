@@ -120,15 +120,15 @@ _REPLAYS = Replays()
 
 
 def _eager_forward(
-    x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, casting: str
+    x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, casting: str, saved: bool
 ) -> tuple[Tensor, ...]:
-    # y, rstd and, with a residual, the sum; replayed where a call of this form was made before.
+    # y, rstd if saved, and the sum if there is a residual; replayed where a call of this form was made before.
     def ordinary() -> tuple[Tensor, ...]:
-        y, total, rstd = forward(_rms_norm_forward_kernel, x, residual, weight, eps, casting)
-        return (y, rstd) if residual is None else (y, rstd, total)
+        y, total, rstd = forward(_rms_norm_forward_kernel, x, residual, weight, eps, casting, saved)
+        return (y, *([rstd] if saved else []), *([] if residual is None else [total]))
 
     form = form_of(x, residual, weight)
-    return ordinary() if form is None else _REPLAYS.run((*form, eps, casting), ordinary, x, residual, weight)
+    return ordinary() if form is None else _REPLAYS.run((*form, eps, casting, saved), ordinary, x, residual, weight)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -136,7 +136,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, casting: str
     ) -> tuple[Tensor, Tensor]:
-        y, rstd, *total = _eager_forward(x, residual, weight, eps, casting)
+        y, rstd, *total = _eager_forward(x, residual, weight, eps, casting, True)
         output = y, total[0] if total else empty(x), rstd
         _save(ctx, (x, residual, weight, eps, casting), output)
         return output[0], output[1]
@@ -163,10 +163,10 @@ def apply_rms_norm(
 ) -> tuple[Tensor, Tensor]:
     """Check and run ``rms_norm`` or, with a residual, ``add_rms_norm``: y, and the sum where there is one."""
     form = None if is_compiling() else form_of(x, residual, weight)
-    replay = None if form is None else _REPLAYS.get((*form, eps, casting))
+    recorded = needs_grad(x, residual, weight) if form is not None else False
+    replay = None if form is None else _REPLAYS.get((*form, eps, casting, recorded))
     if replay is not None:  # a call of this form was checked
-        outputs = _apply(x, residual, weight, eps, casting) if needs_grad(x, residual, weight) else None
-        outputs = outputs or replay(x, residual, weight)
+        outputs = _apply(x, residual, weight, eps, casting) if recorded else replay(x, residual, weight)
         if outputs is not None:
             return outputs[0], outputs[-1]
     check_tensors(name, x=x, residual=residual, weight=weight)
@@ -185,7 +185,7 @@ def apply_rms_norm(
     if needs_grad(x, residual, weight):
         y, total = _apply(x, residual, weight, eps, casting)
         return y, total
-    outputs = _eager_forward(x, residual, weight, eps, casting)
+    outputs = _eager_forward(x, residual, weight, eps, casting, False)
     return outputs[0], outputs[-1]
 
 

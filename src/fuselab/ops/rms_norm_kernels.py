@@ -76,6 +76,7 @@ def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]
     CASTING: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
+    SAVED: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
     EVEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -129,7 +130,8 @@ def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]
             weight = _vector(weight_ptr, at, N, EVEN) if HAS_WEIGHT else x
             y = _scale(x * rstd, weight, CASTING, HAS_WEIGHT, dtype)
             _store(y_ptr + at, y, row, at, M, N, EVEN, BLOCK_M)
-    tl.store(rstd_ptr + row, rstd, mask=row < M)
+    if SAVED:
+        tl.store(rstd_ptr + row, rstd, mask=row < M)
 
 
 @triton.jit

@@ -107,10 +107,18 @@ def forward_outputs(
 
 
 def forward(
-    kernel: Any, x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, casting: str
+    kernel: Any,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    eps: float,
+    casting: str,
+    saved: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the forward; returns what ``forward_outputs`` describes."""
+    """Launch the forward; returns what ``forward_outputs`` describes. Nobody reads rstd where it is not ``saved``."""
     y, total, rstd = forward_outputs(x, residual, weight, casting)
+    if not saved:
+        rstd = y
     if x.numel() == 0:
         return y, total, rstd
     x_MN = rows(x)
@@ -135,6 +143,7 @@ def forward(
         CASTING=casting,
         HAS_WEIGHT=weight is not None,
         HAS_RESIDUAL=residual is not None,
+        SAVED=saved,
         ONE_BLOCK=int(N) <= tile.BLOCK_N,
         EVEN=int(N) % tile.BLOCK_N == 0,
         BLOCK_M=tile.BLOCK_M,
