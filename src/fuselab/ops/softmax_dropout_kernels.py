@@ -1,8 +1,8 @@
 """The kernels of ``softmax_dropout``: a row at a time where it fits on chip, else in two passes over it.
 
-Scores are kept as they are read, and differences to the largest are multiplied by ``scale * log2(e)`` for an
-exponential to base 2: that neither overflows where ``scale * x`` would, nor costs more than a fused multiply-add and
-its rounding. Instructions, not bytes, are what has to be saved in the forward, see ``benchmarks/notes.md``.
+Scores are kept as they are read, and their differences to the largest are multiplied by ``scale * log2(e)`` for an
+exponential to base 2: the scores themselves, multiplied by it, could overflow, as those masked with the lowest number
+of their dtype would. Instructions, not bytes, have to be saved in the forward: see ``benchmarks/notes.md``.
 """
 
 from __future__ import annotations

@@ -106,6 +106,19 @@ def test_not_a_number_where_eager_has_it(width):
     assert torch.equal(masked[1], torch.full((4,), 0.25))
 
 
+@pytest.mark.parametrize("width", [6, 17_000])
+def test_lowest_numbers_instead_of_infinities(width):
+    """What models mask with: a row of nothing else is uniform, as in eager, and not NaN."""
+    lowest = torch.finfo(torch.float32).min
+    x = torch.zeros(3, width)
+    x[0], x[1, 1:] = lowest, lowest
+    mask = torch.zeros(3, width)
+    mask[2] = lowest
+    for scores, added in ((x, None), (torch.zeros(3, width), x), (x, mask)):
+        wanted = torch.softmax(scores if added is None else scores + added, -1)
+        torch.testing.assert_close(ops.softmax_dropout(scores, 0.0, mask=added), wanted, equal_nan=True)
+
+
 @settings(max_examples=15, deadline=None, database=None, derandomize=True)
 @given(
     leading=st.lists(st.integers(1, 6), max_size=3),
