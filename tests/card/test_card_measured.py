@@ -127,16 +127,19 @@ def test_what_was_not_timed_or_not_predicted_is_left_alone():
 def test_the_rule_agrees_with_taking_one_resource_away_at_a_time():
     """The kernels of the four experiments on an H200. The two it differs in are at the border of a launch."""
     bandwidth = find("h200").bandwidth_bytes_per_s * SUSTAINED["memory"]
+    kernels = json.loads(RECORDED.read_text())["kernels"]
     apart = []
-    for row in json.loads(RECORDED.read_text())["kernels"]:
+    for row in kernels:
         figures, recorded = row["measured"]["figures_us"], row["card"]
         streaming = recorded["traffic"]["fewest_bytes"] / bandwidth * 1e6
         by_time = judge_alone(recorded, figures["time_us"], streaming)
         by_taking_away = judge(None, {**figures, "memory_share": streaming / figures["time_us"]})
         if by_time["limiter"] != by_taking_away["limiter"]:
-            apart.append(figures["time_us"])
-            assert (by_time["limiter"], by_taking_away["limiter"]) == ("launch", "latency")
-    assert [round(time, 1) for time in apart] == [1.1, 1.1]
+            assert {by_time["limiter"], by_taking_away["limiter"]} == {"launch", "latency"}
+            assert figures["time_us"] < 2 * figures["empty_us"]
+            apart.append(recorded["kernel_id"])
+    assert len(kernels) >= 20
+    assert len(apart) <= len(kernels) // 10
 
 
 def test_empty_kernels_take_what_the_model_says():
