@@ -144,3 +144,27 @@ def test_gates_go_the_ordinary_way(ordinary, a, b):
         both.bound_forward.bound = Bound(answer=False)
     with pytest.raises(OrdinaryError):
         SILU.gate_eager_forward(both, a, b)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(2**20 + 1, [2**20, 1]), (2**20 + 5 * 1024 + 9, [2**20 + 5 * 1024, 9])])
+def test_an_odd_number_of_elements_is_masked_at_its_end_only(monkeypatch, count, parts):
+    made = []
+    monkeypatch.setattr(sys.modules["fuselab.ops.flat"], "launch", lambda *args, **meta: made.append((args, meta)))
+    x = torch.randn(count)
+    SILU._silu_forward(SILU._silu_forward_kernel, x)
+    assert [args[-1] for args, _ in made] == parts
+    assert [args[1] for args, _ in made] == [(-(-part // BLOCK),) for part in parts]
+    assert [meta["EVEN"] for _, meta in made] == [True, False]
+    assert [args[3].data_ptr() - x.data_ptr() for args, _ in made] == [0, 4 * parts[0]]
+    assert [args[3].numel() for args, _ in made] == parts
+    assert made[0][0][4].data_ptr() + 4 * parts[0] == made[1][0][4].data_ptr()
+
+
+@pytest.mark.parametrize("count", [2**20 + 16, 1023])
+def test_where_the_mask_costs_nothing_there_is_one_launch(monkeypatch, count):
+    made = []
+    flat = sys.modules["fuselab.ops.flat"]
+    monkeypatch.setattr(flat, "launch_ordinarily", lambda *args, **meta: made.append((args, meta)))
+    SILU._silu_forward(SILU._silu_forward_kernel, torch.randn(count))
+    assert [args[-1] for args, _ in made] == [count]
+    assert not made[0][1]["EVEN"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from fuselab.ops.bound import BoundLaunches
-from fuselab.ops.launch import launch_ordinarily
+from fuselab.ops.launch import launch, launch_ordinarily
 
 __all__ = ["BLOCK", "in_rows", "launch_flat", "load", "offsets", "sigmoid", "store"]
 
@@ -23,6 +23,8 @@ BLOCK = 1024
 
 _WARPS = 4
 _LARGEST_INT32 = 2**31 - 1
+_SPLIT = 2**20
+"""Elements from which on an odd number of them is worth a second launch."""
 
 
 @triton.jit
@@ -78,6 +80,16 @@ def launch_flat(
     What a caller has to look up is ``(*form, index of the device, remainder)``, where the remainder is 0 for a multiple
     of ``BLOCK`` elements, else how many there are.
     """
+    if isinstance(kernel, JITFunction) and count >= _SPLIT and count % 16 and not flags.get("GAP"):
+        # A mask that does not end on a multiple of 16 leaves no access of more than one element: half the bandwidth.
+        # So it is for what is left of the whole blocks only.
+        whole = count - count % BLOCK
+        for part, end in ((slice(whole), whole), (slice(whole, None), count - whole)):
+            meta = {**flags, "EVEN": end == whole, "WIDE": 2 * end > _LARGEST_INT32, "BLOCK": BLOCK}
+            pieces = [t.view(-1)[part] for t in tensors]
+            grid = (triton.cdiv(end, BLOCK),)
+            launch(kernel, grid, tensors[0].device, *pieces, end, **meta, num_warps=_WARPS)
+        return
     # Of a symbolic size neither is asked for: a compiled graph would hold for the answer only.
     known = isinstance(count, int)
     even = known and count % BLOCK == 0
