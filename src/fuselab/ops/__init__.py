@@ -15,13 +15,15 @@ function            module                              what it is
 ``patch(model)`` has the modules of a model call them, and can be undone.
 
 float32, float16 and bfloat16 in any strides, computed in float32; rows of any width; weight gradients without atomics,
-so that repeated calls agree to the bit; once differentiable. They run on CUDA devices, and on CPU tensors in Triton's
-interpreter when TRITON_INTERPRET=1 was set before triton was imported. Under ``torch.compile`` each is one operator of
-torch. This package imports torch and triton only, nothing else of fuselab.
+so that repeated calls agree to the bit; once differentiable. The kernels run on CUDA devices, and on CPU tensors in
+Triton's interpreter when TRITON_INTERPRET=1 was set before triton was imported; else CPU tensors are computed with
+torch's own operators, and a ``NotFusedWarning`` says so once. Under ``torch.compile`` each is one operator of torch; in
+eager mode launches are bound (``fuselab.ops.bound``). This package imports torch and triton only, nothing else of fuselab.
 """
 
 from fuselab.ops.add_rms_norm import AddRMSNorm, add_rms_norm, add_rms_norm_reference
 from fuselab.ops.geglu import GEGLU, geglu, geglu_reference
+from fuselab.ops.inputs import NotFusedWarning
 from fuselab.ops.layer_norm_gelu import LayerNormGELU, layer_norm_gelu, layer_norm_gelu_reference
 from fuselab.ops.patch import Patch, patch
 from fuselab.ops.rms_norm import RMSNorm, rms_norm, rms_norm_reference
@@ -33,6 +35,7 @@ __all__ = [
     "AddRMSNorm",
     "LayerNormGELU",
     "Patch",
+    "NotFusedWarning",
     "RMSNorm",
     "SiLU",
     "SoftmaxDropout",
