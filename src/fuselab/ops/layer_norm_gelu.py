@@ -76,13 +76,13 @@ _FORWARD_TILES = {
     1024: _Tile(1, 1),
     2048: _Tile(1, 2),
     4096: _Tile(1, 4),
-    8192: _Tile(1, 8),
+    8192: _Tile(1, 8, registers=80),
     16384: _Tile(1, 16, programs=1),
 }
 _BACKWARD_TILES = {
-    256: _Tile(8, 4, programs=4),
-    512: _Tile(4, 4, programs=4),
-    1024: _Tile(2, 4, programs=4),
+    256: _Tile(8, 4, programs=4, registers=128),
+    512: _Tile(4, 4, programs=3, registers=168),
+    1024: _Tile(2, 4, programs=4, registers=128),
     2048: _Tile(1, 4, programs=4, registers=128),
     4096: _Tile(1, 8, programs=2, registers=128),
     8192: _Tile(1, 16, programs=1, parts=2, reload=True),

@@ -1,8 +1,7 @@
 """The kernels of LayerNorm followed by GELU; see ``layer_norm_gelu`` for what they compute and how they are launched.
 
 Instructions an element limit them, not bytes, so a row's width is a constant of the kernel, nothing is masked that need
-not be, and the bfloat16 forms of GELU are shorter (``fuselab.ops.gelu``). Tiles are (P, BLOCK_M, W): a row is cut into
-P parts of W columns that lie in the same threads' registers, so that the sums over a row begin without any exchange.
+not be, and the bfloat16 forms of GELU are shorter (``fuselab.ops.gelu``).
 """
 
 from __future__ import annotations
@@ -76,47 +75,64 @@ def _layer_norm_gelu_forward_kernel(  # type: ignore[no-untyped-def]
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     PERSISTENT: tl.constexpr,
-    P: tl.constexpr,
     BLOCK_M: tl.constexpr,
-    W: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
     # A tile of whole rows a program; or many tiles, and the next one's loads before the work on this one.
     # Inductor passes a Python float as fp64, and everything computed with it would be fp64 as well.
     eps = tl.cast(eps, tl.float32)
-    EVEN: tl.constexpr = P * W == N
-    column = tl.arange(0, P)[:, None, None] * W + tl.arange(0, W)[None, None, :]
-    if PERSISTENT:
-        weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
+    # What is masked in every program; rows need no mask where a tile is one.
+    EVEN: tl.constexpr = BLOCK_N == N
+    column = tl.arange(0, BLOCK_N)[None, :]
     # 64-bit rows: a tensor may have more than 2^31 elements.
-    first = tl.program_id(0).to(tl.int64) * BLOCK_M
-    step = tl.num_programs(0).to(tl.int64) * BLOCK_M
-    row = first + tl.arange(0, BLOCK_M)[None, :, None]
-    loaded = _load_once(x_ptr + row * x_stride + column, (row < M) & (column < N), EVEN and BLOCK_M == 1)
-    end = first + 1
+    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    x = _load_once(x_ptr + row * x_stride + column, (row < M) & (column < N), EVEN and BLOCK_M == 1)
     if PERSISTENT:
-        end = tl.cast(M, tl.int64)
-    for start in range(first, end, step):
-        row_1d = start + tl.arange(0, BLOCK_M)
-        row = row_1d[None, :, None]
-        x = loaded.to(tl.float32)
-        if PERSISTENT:
+        step = tl.num_programs(0).to(tl.int64) * BLOCK_M
+        for _ in range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
             after = row + step
-            loaded = _load_once(x_ptr + after * x_stride + column, (after < M) & (column < N), False)
-        else:
-            weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
-        mean = tl.sum(tl.sum(x, axis=0), axis=1) * (1.0 / N)
-        centred = x - mean[None, :, None]
-        if not EVEN:
-            centred = tl.where(column < N, centred, 0.0)
-        variance = tl.sum(tl.sum(centred * centred, axis=0), axis=1) * (1.0 / N)
-        rstd = tl.rsqrt(variance + eps)
-        y = gelu(centred * rstd[None, :, None] * weight + bias, APPROXIMATE, SHORT).to(y_ptr.dtype.element_ty)
-        if EVEN and BLOCK_M == 1:
-            tl.store(y_ptr + row * N + column, y)
-        else:
-            tl.store(y_ptr + row * N + column, y, mask=(row < M) & (column < N))
-        tl.store(mean_ptr + row_1d, mean, mask=row_1d < M)
-        tl.store(rstd_ptr + row_1d, rstd, mask=row_1d < M)
+            ahead = _load_once(x_ptr + after * x_stride + column, (after < M) & (column < N), False)
+            _forward_tile(x, row, column, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, M, N, eps, APPROXIMATE, SHORT, HAS_WEIGHT, HAS_BIAS, EVEN, EVEN and BLOCK_M == 1)  # fmt: skip # noqa: E501
+            x = ahead
+            row = after
+    else:
+        _forward_tile(x, row, column, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, M, N, eps, APPROXIMATE, SHORT, HAS_WEIGHT, HAS_BIAS, EVEN, EVEN and BLOCK_M == 1)  # fmt: skip # noqa: E501
+
+
+@triton.jit
+def _forward_tile(  # type: ignore[no-untyped-def]
+    x,
+    row,
+    column,
+    weight_ptr,
+    bias_ptr,
+    y_ptr,
+    mean_ptr,
+    rstd_ptr,
+    M,
+    N: tl.constexpr,
+    eps,
+    APPROXIMATE: tl.constexpr,
+    SHORT: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    EVEN: tl.constexpr,
+    WHOLE: tl.constexpr,
+):
+    x = x.to(tl.float32)
+    weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
+    mean = tl.sum(x, axis=1, keep_dims=True) * (1.0 / N)
+    centred = x - mean
+    if not EVEN:
+        centred = tl.where(column < N, centred, 0.0)
+    rstd = tl.rsqrt(tl.sum(centred * centred, axis=1, keep_dims=True) * (1.0 / N) + eps)
+    y = gelu(centred * rstd * weight + bias, APPROXIMATE, SHORT).to(y_ptr.dtype.element_ty)
+    if WHOLE:
+        tl.store(y_ptr + row * N + column, y)
+    else:
+        tl.store(y_ptr + row * N + column, y, mask=(row < M) & (column < N))
+    tl.store(mean_ptr + row, mean, mask=row < M)
+    tl.store(rstd_ptr + row, rstd, mask=row < M)
 
 
 @triton.jit
@@ -171,7 +187,7 @@ def _layer_norm_gelu_forward_loop_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]
+def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915 - one loop over rows
     x_ptr,
     weight_ptr,
     bias_ptr,
@@ -189,61 +205,87 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     AFFINE_GRAD: tl.constexpr,
-    P: tl.constexpr,
+    AHEAD: tl.constexpr,
+    PARTS: tl.constexpr,
+    RELOAD: tl.constexpr,
     BLOCK_M: tl.constexpr,
     SUM_M: tl.constexpr,
-    W: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
     # A few programs share the rows: each keeps its partial sums of the weight's and the bias's gradients in registers,
-    # for SUM_M rows apart, and loads the next rows before it works on these.
-    EVEN: tl.constexpr = P * W == N
-    column = tl.arange(0, P)[:, None, None] * W + tl.arange(0, W)[None, None, :]
-    weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
-    dweight = tl.zeros((P, SUM_M, W), tl.float32)
-    dbias = tl.zeros((P, SUM_M, W), tl.float32)
-    first = tl.program_id(0).to(tl.int64) * BLOCK_M
-    step = tl.num_programs(0).to(tl.int64) * BLOCK_M
-    row = first + tl.arange(0, BLOCK_M)[None, :, None]
-    mask = (row < M) & (column < N)
-    next_x = _load_once(x_ptr + row * x_stride + column, mask, False)
-    next_dy = _load_once(dy_ptr + row * dy_stride + column, mask, False)
-    next_mean = tl.load(mean_ptr + row, mask=row < M, other=0.0)
-    next_rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
-    for start in range(first, M, step):
-        row = start + tl.arange(0, BLOCK_M)[None, :, None]
-        x, dy = next_x.to(tl.float32), next_dy.to(tl.float32)
-        mean, rstd = next_mean, next_rstd
-        after = row + step
-        mask = (after < M) & (column < N)
-        next_x = _load_once(x_ptr + after * x_stride + column, mask, False)
-        next_dy = _load_once(dy_ptr + after * dy_stride + column, mask, False)
-        next_mean = tl.load(mean_ptr + after, mask=after < M, other=0.0)
-        next_rstd = tl.load(rstd_ptr + after, mask=after < M, other=0.0)
+    # for SUM_M rows apart, and with AHEAD it loads the next rows before it works on these.
+    EVEN: tl.constexpr = BLOCK_N == N
+    column = tl.arange(0, BLOCK_N)[None, :]
+    if not RELOAD:
+        weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
+    dweight = tl.zeros((SUM_M, BLOCK_N), tl.float32)
+    dbias = tl.zeros((SUM_M, BLOCK_N), tl.float32)
+    first = tl.program_id(0).to(tl.int64)
+    step = tl.num_programs(0).to(tl.int64)
+    if AHEAD:
+        row = (first * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+        mask = (row < M) & (column < N)
+        next_x = _load_once(x_ptr + row * x_stride + column, mask, False)
+        next_dy = _load_once(dy_ptr + row * dy_stride + column, mask, False)
+        next_mean = tl.load(mean_ptr + row, mask=row < M, other=0.0)
+        next_rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
+    for tile in range(first, tl.cdiv(M, BLOCK_M), step):
+        row = (tile * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+        if AHEAD:
+            x, dy = next_x.to(tl.float32), next_dy.to(tl.float32)
+            mean, rstd = next_mean, next_rstd
+            after = row + step * BLOCK_M
+            mask = (after < M) & (column < N)
+            next_x = _load_once(x_ptr + after * x_stride + column, mask, False)
+            next_dy = _load_once(dy_ptr + after * dy_stride + column, mask, False)
+            next_mean = tl.load(mean_ptr + after, mask=after < M, other=0.0)
+            next_rstd = tl.load(rstd_ptr + after, mask=after < M, other=0.0)
+        else:
+            mask = (row < M) & (column < N)
+            x = _load_once(x_ptr + row * x_stride + column, mask, False).to(tl.float32)
+            dy = _load_once(dy_ptr + row * dy_stride + column, mask, False).to(tl.float32)
+            mean = tl.load(mean_ptr + row, mask=row < M, other=0.0)
+            rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
+        if RELOAD:
+            weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
         x_hat = x * rstd - mean * rstd
         if not EVEN:
             # dy is zero there, which times an infinite x_hat would not be.
             x_hat = tl.where(column < N, x_hat, 0.0)
         dz = dy * gelu_derivative(x_hat * weight + bias, APPROXIMATE, SHORT)
         if AFFINE_GRAD:
-            dweight += tl.sum(tl.reshape(dz * x_hat, (P, BLOCK_M // SUM_M, SUM_M, W)), axis=1)
-            dbias += tl.sum(tl.reshape(dz, (P, BLOCK_M // SUM_M, SUM_M, W)), axis=1)
+            if SUM_M == BLOCK_M:
+                dweight += dz * x_hat
+                dbias += dz
+            else:
+                dweight += tl.sum(tl.reshape(dz * x_hat, (BLOCK_M // SUM_M, SUM_M, BLOCK_N)), axis=0)
+                dbias += tl.sum(tl.reshape(dz, (BLOCK_M // SUM_M, SUM_M, BLOCK_N)), axis=0)
         dx_hat = dz * weight
-        # One exchange between the threads for both.
-        average, projected = tl.reduce(
-            (tl.sum(dx_hat, axis=0), tl.sum(x_hat * dx_hat, axis=0)), axis=1, combine_fn=_add_both
-        )
-        average = (average * (1.0 / N))[None, :, None] * rstd
-        projected = (projected * (1.0 / N))[None, :, None] * rstd
-        dx = (dx_hat * rstd - (x_hat * projected + average)).to(dx_ptr.dtype.element_ty)
-        if EVEN and BLOCK_M == 1:
-            tl.store(dx_ptr + row * N + column, dx)
+        if PARTS == 1:
+            average = tl.sum(dx_hat, axis=1, keep_dims=True)
+            projected = tl.sum(x_hat * dx_hat, axis=1, keep_dims=True)
         else:
-            tl.store(dx_ptr + row * N + column, dx, mask=(row < M) & (column < N))
+            # What a thread holds of a row first, then one exchange for both.
+            average, projected = tl.reduce(
+                (_within(dx_hat, BLOCK_M, PARTS, BLOCK_N), _within(x_hat * dx_hat, BLOCK_M, PARTS, BLOCK_N)),
+                axis=1,
+                combine_fn=_add_both,
+                keep_dims=True,
+            )
+        scale = rstd * (1.0 / N)
+        dx = (dx_hat * rstd - (x_hat * (projected * scale) + average * scale)).to(dx_ptr.dtype.element_ty)
+        tl.store(dx_ptr + row * N + column, dx, mask=(row < M) & (column < N))
     if AFFINE_GRAD:
-        column_2d = tl.arange(0, P)[:, None] * W + tl.arange(0, W)[None, :]
-        partial_ptr += tl.program_id(0).to(tl.int64) * 2 * N + column_2d
-        tl.store(partial_ptr, tl.sum(dweight, axis=1), mask=column_2d < N)
-        tl.store(partial_ptr + N, tl.sum(dbias, axis=1), mask=column_2d < N)
+        column_1d = tl.arange(0, BLOCK_N)
+        partial_ptr += tl.program_id(0).to(tl.int64) * 2 * N + column_1d
+        tl.store(partial_ptr, tl.sum(dweight, axis=0), mask=column_1d < N)
+        tl.store(partial_ptr + N, tl.sum(dbias, axis=0), mask=column_1d < N)
+
+
+@triton.jit
+def _within(values, BLOCK_M: tl.constexpr, PARTS: tl.constexpr, BLOCK_N: tl.constexpr):  # type: ignore[no-untyped-def]
+    # Sums over PARTS columns that lie BLOCK_N // PARTS apart: in one thread's registers, when it holds PARTS groups.
+    return tl.sum(tl.reshape(values, (BLOCK_M, PARTS, BLOCK_N // PARTS)), axis=1)
 
 
 @triton.jit
