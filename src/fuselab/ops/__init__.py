@@ -18,7 +18,8 @@ float32, float16 and bfloat16 in any strides, computed in float32; rows of any w
 so that repeated calls agree to the bit; once differentiable. The kernels run on CUDA devices, and on CPU tensors in
 Triton's interpreter when TRITON_INTERPRET=1 was set before triton was imported; else CPU tensors are computed with
 torch's own operators, and a ``NotFusedWarning`` says so once. Under ``torch.compile`` each is one operator of torch; in
-eager mode launches are bound (``fuselab.ops.bound``). This package imports torch and triton only, nothing else of fuselab.
+eager mode launches are bound (``fuselab.ops.bound``). This package imports torch and triton only, nothing else of
+fuselab.
 """
 
 from fuselab.ops.add_rms_norm import AddRMSNorm, add_rms_norm, add_rms_norm_reference
@@ -34,8 +35,8 @@ __all__ = [
     "GEGLU",
     "AddRMSNorm",
     "LayerNormGELU",
-    "Patch",
     "NotFusedWarning",
+    "Patch",
     "RMSNorm",
     "SiLU",
     "SoftmaxDropout",
