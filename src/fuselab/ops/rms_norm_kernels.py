@@ -20,15 +20,18 @@ __all__ = [
 
 
 @triton.jit
-def _load(pointer, row, column, M, N, EVEN: tl.constexpr, BLOCK_M: tl.constexpr):  # type: ignore[no-untyped-def]
-    # A tile as it is stored, zeros outside of the tensor. EVEN: no column of it is outside. Without an eviction policy:
-    # evict_first costs 4% of the forward on an H200.
+def _load(pointer, row, column, M, N, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, HINT: tl.constexpr):  # type: ignore[no-untyped-def]
+    # A tile as it is stored, zeros outside of the tensor. EVEN: no column of it is outside. HINT: an eviction policy or
+    # a cache modifier, or "" for neither: evict_first costs 4% of the forward on an H200.
+    policy: tl.constexpr = "evict_first" if HINT == "evict_first" else ""
+    cache: tl.constexpr = ".cg" if HINT == ".cg" else ""
     if not EVEN:
-        return tl.load(pointer, mask=(row < M) & (column < N), other=0.0)
+        mask = (row < M) & (column < N)
+        return tl.load(pointer, mask=mask, other=0.0, eviction_policy=policy, cache_modifier=cache)
     elif BLOCK_M > 1:
-        return tl.load(pointer, mask=row < M, other=0.0)
+        return tl.load(pointer, mask=row < M, other=0.0, eviction_policy=policy, cache_modifier=cache)
     else:
-        return tl.load(pointer)
+        return tl.load(pointer, eviction_policy=policy, cache_modifier=cache)
 
 
 @triton.jit
@@ -94,9 +97,9 @@ def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]
     dtype: tl.constexpr = total_ptr.dtype.element_ty if HAS_RESIDUAL else x_ptr.dtype.element_ty
 
     if ONE_BLOCK:
-        x = _load(x_ptr + column, row, column, M, N, EVEN, BLOCK_M).to(tl.float32)
+        x = _load(x_ptr + column, row, column, M, N, EVEN, BLOCK_M, "").to(tl.float32)
         if HAS_RESIDUAL:
-            residual = _load(residual_ptr + column, row, column, M, N, EVEN, BLOCK_M).to(tl.float32)
+            residual = _load(residual_ptr + column, row, column, M, N, EVEN, BLOCK_M, "").to(tl.float32)
         # Before the sum, so that it is on its way meanwhile.
         weight = _vector(weight_ptr, column, N, EVEN) if HAS_WEIGHT else x
         if HAS_RESIDUAL:
@@ -111,9 +114,9 @@ def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]
         squares = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for start in range(0, N, BLOCK_N):
             at = start + column
-            x = _load(x_ptr + at, row, at, M, N, EVEN, BLOCK_M).to(tl.float32)
+            x = _load(x_ptr + at, row, at, M, N, EVEN, BLOCK_M, "").to(tl.float32)
             if HAS_RESIDUAL:
-                x += _load(residual_ptr + at, row, at, M, N, EVEN, BLOCK_M).to(tl.float32)
+                x += _load(residual_ptr + at, row, at, M, N, EVEN, BLOCK_M, "").to(tl.float32)
                 stored = x.to(dtype)
                 _store(total_ptr + at, stored, row, at, M, N, EVEN, BLOCK_M)
                 x = stored.to(tl.float32)
@@ -122,10 +125,10 @@ def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]
         for start in range(0, N, BLOCK_N):
             at = start + column
             # The second reading, of the L2 cache.
-            x = _load(x_ptr + at, row, at, M, N, EVEN, BLOCK_M).to(tl.float32)
+            x = _load(x_ptr + at, row, at, M, N, EVEN, BLOCK_M, "").to(tl.float32)
             if HAS_RESIDUAL:
                 # Added again, not loaded from total: another thread of the program may have stored that element.
-                x += _load(residual_ptr + at, row, at, M, N, EVEN, BLOCK_M).to(tl.float32)
+                x += _load(residual_ptr + at, row, at, M, N, EVEN, BLOCK_M, "").to(tl.float32)
                 x = x.to(dtype).to(tl.float32)
             weight = _vector(weight_ptr, at, N, EVEN) if HAS_WEIGHT else x
             y = _scale(x * rstd, weight, CASTING, HAS_WEIGHT, dtype)
@@ -153,7 +156,7 @@ def _weight_gradient(x, dy, rstd, CASTING: tl.constexpr, dtype: tl.constexpr):  
 
 
 @triton.jit
-def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]
+def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912
     x_ptr,
     weight_ptr,
     rstd_ptr,
@@ -172,26 +175,51 @@ def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]
     WEIGHT_GRAD: tl.constexpr,
     EVEN: tl.constexpr,
     REREAD: tl.constexpr,
+    AHEAD: tl.constexpr,
     STAGES: tl.constexpr,
+    HINT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     # Whole rows, BLOCK_M at a time. With STAGES above 1 the tiles of the next STAGES - 1 turns are copied to shared
-    # memory while a program works on one.
+    # memory while a program works on one; with AHEAD the next tile is read into registers (BLOCK_M has to be above 1).
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     column = tl.arange(0, BLOCK_N)[None, :]
     weight = tl.zeros((1, BLOCK_N), tl.float32)
     if HAS_WEIGHT and not REREAD:
         weight = _vector(weight_ptr, column, N, EVEN)
     partial = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for tile in tl.range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0), num_stages=STAGES):
-        # 64-bit rows: a tensor may have more than 2^31 elements.
-        row = (tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)[:, None]
-        x = _load(x_ptr + row * x_stride + column, row, column, M, N, EVEN, BLOCK_M).to(tl.float32)
-        dy = _load(dy_ptr + row * dy_stride + column, row, column, M, N, EVEN, BLOCK_M).to(tl.float32)
+    # 64-bit rows: a tensor may have more than 2^31 elements.
+    row = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)[:, None]
+    if AHEAD:
+        next_x = _load(x_ptr + row * x_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT)
+        next_dy = _load(dy_ptr + row * dy_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT)
         if HAS_DTOTAL:
-            dtotal = _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, EVEN, BLOCK_M).to(tl.float32)
-        rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0) if BLOCK_M > 1 else tl.load(rstd_ptr + row)
+            next_dtotal = _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT)
+        next_rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0), num_stages=STAGES):
+        row = (tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)[:, None]
+        if AHEAD:
+            x = next_x.to(tl.float32)
+            dy = next_dy.to(tl.float32)
+            rstd = next_rstd
+            after = row + tl.num_programs(0) * BLOCK_M
+            next_x = _load(x_ptr + after * x_stride + column, after, column, M, N, EVEN, BLOCK_M, HINT)
+            next_dy = _load(dy_ptr + after * dy_stride + column, after, column, M, N, EVEN, BLOCK_M, HINT)
+            if HAS_DTOTAL:
+                dtotal = next_dtotal.to(tl.float32)
+                next_dtotal = _load(
+                    dtotal_ptr + after * dtotal_stride + column, after, column, M, N, EVEN, BLOCK_M, HINT
+                )
+            next_rstd = tl.load(rstd_ptr + after, mask=after < M, other=0.0)
+        else:
+            x = _load(x_ptr + row * x_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT).to(tl.float32)
+            dy = _load(dy_ptr + row * dy_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT).to(tl.float32)
+            if HAS_DTOTAL:
+                dtotal = _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT).to(
+                    tl.float32
+                )
+            rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0) if BLOCK_M > 1 else tl.load(rstd_ptr + row)
         if HAS_WEIGHT and REREAD:
             # Read for every row where it does not fit in registers; in a branch (always taken), because what is read
             # in the loop itself would be copied to shared memory along with the rows.
@@ -235,6 +263,7 @@ def _rms_norm_backward_halves_kernel(  # type: ignore[no-untyped-def]
 ):
     # Rows of which a program can hold a half: two programs go down the same rows, a half of the columns each. The sum
     # over a row takes the other half too, which is read from the L2 cache, where the other program's reading put it.
+    # Rows are not kept in L1, so that the weight is.
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     half = tl.program_id(0) % 2
     first = tl.program_id(0) // 2
@@ -244,14 +273,14 @@ def _rms_norm_backward_halves_kernel(  # type: ignore[no-untyped-def]
         row = tl.cast(tile, tl.int64)
         x_row = x_ptr + row * x_stride
         dy_row = dy_ptr + row * dy_stride
-        x_held = _load(x_row + column, row, column, M, N, EVEN, 1)
-        dy_held = _load(dy_row + column, row, column, M, N, EVEN, 1)
+        x_held = _load(x_row + column, row, column, M, N, EVEN, 1, ".cg")
+        dy_held = _load(dy_row + column, row, column, M, N, EVEN, 1, ".cg")
         rstd = tl.load(rstd_ptr + row)
         products = tl.zeros((BLOCK_O,), tl.float32)
         for k in tl.static_range(BLOCK_N // BLOCK_O):
             other = (1 - half) * BLOCK_N + k * BLOCK_O + tl.arange(0, BLOCK_O)
-            x = _load(x_row + other, row, other, M, N, EVEN, 1).to(tl.float32)
-            dy = _load(dy_row + other, row, other, M, N, EVEN, 1).to(tl.float32)
+            x = _load(x_row + other, row, other, M, N, EVEN, 1, ".cg").to(tl.float32)
+            dy = _load(dy_row + other, row, other, M, N, EVEN, 1, ".cg").to(tl.float32)
             weight = _vector(weight_ptr, other, N, EVEN) if HAS_WEIGHT else x
             products += x * _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
         x = x_held.to(tl.float32)
@@ -263,7 +292,7 @@ def _rms_norm_backward_halves_kernel(  # type: ignore[no-untyped-def]
         mean = (tl.sum(x * upstream, axis=0) + tl.sum(products, axis=0)) / N
         dx = upstream - x * (mean * rstd * rstd)
         if HAS_DTOTAL:
-            dx += _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, EVEN, 1).to(tl.float32)
+            dx += _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, EVEN, 1, ".cg").to(tl.float32)
         _store(dx_ptr + row * N + column, dx, row, column, M, N, EVEN, 1)
     if WEIGHT_GRAD:
         tl.store(partial_ptr + first.to(tl.int64) * N + column, partial, mask=column < N)
@@ -289,8 +318,8 @@ def _rms_norm_backward_rows_kernel(  # type: ignore[no-untyped-def]
     products = tl.zeros((BLOCK_N,), tl.float32)
     for start in range(0, N, BLOCK_N):
         column = start + tl.arange(0, BLOCK_N)
-        x = _load(x_ptr + row * x_stride + column, 0, column, 1, N, False, 1).to(tl.float32)
-        dy = _load(dy_ptr + row * dy_stride + column, 0, column, 1, N, False, 1).to(tl.float32)
+        x = _load(x_ptr + row * x_stride + column, 0, column, 1, N, False, 1, "").to(tl.float32)
+        dy = _load(dy_ptr + row * dy_stride + column, 0, column, 1, N, False, 1, "").to(tl.float32)
         weight = _vector(weight_ptr, column, N, False) if HAS_WEIGHT else x
         products += x * _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
     tl.store(mean_ptr + row, tl.sum(products, axis=0) / N)
@@ -324,13 +353,13 @@ def _rms_norm_backward_columns_kernel(  # type: ignore[no-untyped-def]
         weight = _vector(weight_ptr, column, N, False)
     partial = tl.zeros((BLOCK_N,), tl.float32)
     for row in range(tl.program_id(1).to(tl.int64), M, tl.num_programs(1)):
-        x = _load(x_ptr + row * x_stride + column, row, column, M, N, False, 1).to(tl.float32)
-        dy = _load(dy_ptr + row * dy_stride + column, row, column, M, N, False, 1).to(tl.float32)
+        x = _load(x_ptr + row * x_stride + column, row, column, M, N, False, 1, "").to(tl.float32)
+        dy = _load(dy_ptr + row * dy_stride + column, row, column, M, N, False, 1, "").to(tl.float32)
         rstd = tl.load(rstd_ptr + row)
         upstream = _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
         dx = upstream - x * (tl.load(mean_ptr + row) * rstd * rstd)
         if HAS_DTOTAL:
-            dx += _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, False, 1).to(tl.float32)
+            dx += _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, False, 1, "").to(tl.float32)
         _store(dx_ptr + row * N + column, dx, row, column, M, N, False, 1)
         if WEIGHT_GRAD:
             partial += _weight_gradient(x, dy, rstd, CASTING, x_ptr.dtype.element_ty)

@@ -23,14 +23,17 @@ __all__ = [
     "forward_tile",
 ]
 
-_FORWARD_WIDEST = 16384
-_BACKWARD_WIDEST = 16384
-_HALF = 16384
-# Columns at a time in rows wider than that.
-_LOOPED = 4096
-_WIDE = 2048
+_WIDEST = 16384
+"""Columns of a row that a program can hold; in the backward, of a half of a row too."""
+_FORWARD_LOOPED = 8192
+_OTHER_HALF = 8192
+_ROWS_LOOPED = 4096
+_COLUMNS = 2048
+"""Columns at a time: of the forward's loop, of the half that is only summed, of the two kernels for wide rows."""
 _SHARED = 200 * 1024
-"""Bytes of shared memory of a multiprocessor that its programs may have together, on a Hopper."""
+"""Bytes of shared memory that the programs of a multiprocessor may have together on a Hopper."""
+_MOST_WARPS = 32 if torch.version.hip is None else 16
+"""1024 threads: a warp of AMD's has 64."""
 
 
 class BackwardPlan(NamedTuple):
@@ -40,20 +43,35 @@ class BackwardPlan(NamedTuple):
     per_multiprocessor: int
     """Programs of a multiprocessor at once."""
     stages: int
-    """Turns of a program that are in work at once: the present one, and those whose tiles are on their way."""
+    """Turns of a program that are in work at once: the present one, and those whose tiles are on their way to shared
+    memory."""
+    hint: str
+    """Eviction policy of the loads."""
+    ahead: bool
+    """Whether the next tile is read into registers instead."""
     reread: bool
     """Whether the weight is read for every row, because it does not fit in registers."""
 
 
-def forward_tile(width: int) -> Tile:
-    """Rows and columns of a program of the forward, and its warps."""
+def forward_tile(width: int, adds: bool = False) -> Tile:
+    """Rows and columns of a program of the forward, and its warps; ``adds``: with a residual.
+
+    16 elements a thread, 32 where there are two streams to read. Wide rows are read twice, the second time from the L2
+    cache, by programs of so many warps that a multiprocessor has two: the rows of more would not stay there meanwhile.
+
+    Example:
+        >>> forward_tile(300)
+        Tile(BLOCK_M=4, BLOCK_N=512, num_warps=4)
+        >>> forward_tile(4096), forward_tile(4096, adds=True).num_warps
+        (Tile(BLOCK_M=1, BLOCK_N=4096, num_warps=8), 4)
+    """
     # int(): a symbolic width becomes a constant of the compiled graph, because the tile is a constant of the kernel.
     width = int(width)
-    if width > _FORWARD_WIDEST:
-        return Tile(1, _LOOPED, 16)
+    if width > _WIDEST:
+        return Tile(1, _FORWARD_LOOPED, _MOST_WARPS)
     block_n = max(triton.next_power_of_2(width), 16)
-    block_m = max(1024 // block_n, 1)
-    return Tile(block_m, block_n, min(max(block_m * block_n // 512, 4), 16))
+    block_m = max(2048 // block_n, 1)
+    return Tile(block_m, block_n, min(max(block_m * block_n // (1024 if adds else 512), 4), 16))
 
 
 @functools.lru_cache
@@ -68,30 +86,34 @@ def _shared_memory(device: torch.device) -> int:
     return min(_SHARED, optin - 8 * 1024)
 
 
-def backward_plan(width: int, bytes_a_column: int, device: torch.device) -> BackwardPlan | None:
+def backward_plan(width: int, bytes_a_column: int, adds: bool, device: torch.device) -> BackwardPlan | None:
     """The plan for rows that a program can hold; None for wider ones.
 
     Args:
         width: columns.
         bytes_a_column: of all the streams that are read: of x and of each gradient that comes in.
+        adds: whether there is a gradient of the sum too.
         device: whose shared memory bounds how much can be on its way.
     """
     width = int(width)
-    if width > _BACKWARD_WIDEST:
+    if width > _WIDEST:
         return None
     block_n = max(triton.next_power_of_2(width), 16)
     if block_n <= 512:
-        tile, per, stages, reread = Tile(max(2048 // block_n, 1), block_n, 4), 5, 1, False
-    elif block_n <= 1024:
-        tile, per, stages, reread = Tile(1, block_n, 2), 12, 3, False
-    elif block_n <= 4096:
-        tile, per, stages, reread = Tile(1, block_n, block_n // 512), 2, 3, False
-    elif block_n <= 8192:
-        tile, per, stages, reread = Tile(1, block_n, 16), 1, 3, False
+        # A program of one warp has no barriers.
+        return BackwardPlan(Tile(1024 // block_n, block_n, 1), 12, 1, "", ahead=True, reread=False)
+    if block_n <= 1024:
+        return BackwardPlan(Tile(2, block_n, 4), 4, 1, "", ahead=True, reread=False)
+    if block_n <= 4096:
+        per, stages, hint = (1, 4, "") if adds else (2, 3, "evict_first")
+        if block_n < 4096:
+            per = 4
+        tile = Tile(1, block_n, block_n // 256)
     else:
-        tile, per, stages, reread = Tile(1, block_n, 32), 1, 3, True
-    room = _shared_memory(device) // (per * tile.BLOCK_M * block_n * bytes_a_column)
-    return BackwardPlan(tile, per, max(min(stages, 1 + room), 1), reread)
+        per, stages, hint = 1, 3, ""
+        tile = Tile(1, block_n, min(block_n // 512, _MOST_WARPS))
+    room = _shared_memory(device) // (per * block_n * bytes_a_column)
+    return BackwardPlan(tile, per, max(min(stages, 1 + room), 1), hint, ahead=False, reread=block_n > 8192)
 
 
 def forward_outputs(
@@ -124,7 +146,7 @@ def forward(
     x_MN = rows(x)
     residual_MN = x_MN if residual is None else rows(residual)
     M, N = x_MN.shape
-    tile = forward_tile(N)
+    tile = forward_tile(N, residual is not None)
     launch(
         kernel,
         (triton.cdiv(M, tile.BLOCK_M),),
@@ -182,32 +204,33 @@ def backward(
     flags = {"CASTING": casting, "HAS_WEIGHT": weight is not None}
     more = {"HAS_DTOTAL": dtotal is not None, "WEIGHT_GRAD": weight_grad}
     read = x.element_size() + dy.element_size() + (0 if dtotal is None else dtotal.element_size())
-    plan = backward_plan(N, read, x.device)
+    plan = backward_plan(N, read, dtotal is not None, x.device)
     if plan is not None:
         tile = plan.tile
         most = most_programs(x.device, plan.per_multiprocessor)
         programs = persistent_programs(triton.cdiv(M, tile.BLOCK_M), x.device, plan.per_multiprocessor)
         partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
         pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, dx, partial
-        sizes = {"EVEN": int(N) == tile.BLOCK_N, "REREAD": plan.reread, "STAGES": plan.stages, **tile._asdict()}
+        reading = {"REREAD": plan.reread, "AHEAD": plan.ahead, "STAGES": plan.stages, "HINT": plan.hint}
+        sizes = {"EVEN": int(N) == tile.BLOCK_N, **reading, **tile._asdict()}
         launch(kernels[0], (programs,), x.device, *pointers, *strides, M, N, **flags, **more, **sizes)
-    elif int(N) <= 2 * _HALF and read <= 4 + (0 if dtotal is None else 2):
+    elif int(N) <= 2 * _WIDEST and read <= 4 + (0 if dtotal is None else 2):
         most = most_programs(x.device, 1)
-        programs = persistent_programs(M, x.device, 1) if most < 4 else fewer(M, most // 2)
+        programs = fewer(M, max(most // 2, 1))
         partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
         pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, dx, partial
-        sizes = {"EVEN": int(N) == 2 * _HALF, "BLOCK_O": _LOOPED, "BLOCK_N": _HALF, "num_warps": 16}
+        sizes = {"EVEN": int(N) == 2 * _WIDEST, "BLOCK_O": _OTHER_HALF, "BLOCK_N": _WIDEST, "num_warps": _MOST_WARPS}
         launch(kernels[1], (2 * programs,), x.device, *pointers, *strides, M, N, **flags, **more, **sizes)
     else:
         mean = torch.empty(M, dtype=torch.float32, device=x.device)
         row_pointers = x_MN, weight_N, rstd, dy_MN, mean
-        launch(kernels[2], (M,), x.device, *row_pointers, *strides[:2], N, **flags, BLOCK_N=_LOOPED, num_warps=8)
-        blocks = triton.cdiv(N, _WIDE)
+        launch(kernels[2], (M,), x.device, *row_pointers, *strides[:2], N, **flags, BLOCK_N=_ROWS_LOOPED, num_warps=8)
+        blocks = triton.cdiv(N, _COLUMNS)
         most = triton.cdiv(most_programs(x.device, 8), int(blocks))
         programs = fewer(M, most)
         partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
         column_pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, mean, dx, partial
-        sizes = {"BLOCK_N": _WIDE, "num_warps": 4}
+        sizes = {"BLOCK_N": _COLUMNS, "num_warps": 4}
         launch(kernels[3], (blocks, programs), x.device, *column_pointers, *strides, M, N, **flags, **more, **sizes)
     if not weight_grad or weight is None:
         return dx, empty(x)
