@@ -27,6 +27,7 @@ MODULES = [
     "internals",
     "launch",
     "layer_norm_gelu",
+    "layer_norm_gelu_kernels",
     "philox",
     "replay",
     "rms_norm",

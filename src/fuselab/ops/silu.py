@@ -268,8 +268,8 @@ def silu(x: Tensor) -> Tensor:
         traced: Tensor = _silu_operator(x)
         return traced
     if needs_grad(x):
-        y = _apply_silu(x)
-        return y
+        differentiable: Tensor = _apply_silu(x)
+        return differentiable
     return _silu_forward(_silu_forward_kernel, x)
 
 
