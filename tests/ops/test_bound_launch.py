@@ -56,6 +56,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(internals, "current_raw_stream", lambda index: STREAM + index)
     monkeypatch.setattr(internals, "current_device", lambda: 0)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(triton.runtime.driver, "_active", types.SimpleNamespace(), raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
 

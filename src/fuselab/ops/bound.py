@@ -148,7 +148,8 @@ def bind(compiled: Any, kernel: Any, device: torch.device, *args: Any, _axes: in
     tail = tuple(a for a in rest if not isinstance(a, list))
     hooks = getattr(kernel, "pre_run_hooks", ())
     repeat: Repeat = make(launcher.launch, stream, current, device.index, launcher.head, tail, watched, hooks)
-    repeat.kernel = kernel  # type: ignore[attr-defined] # which has to live: forms know it by its address
+    # Both have to live: forms know the kernel by its address, and newer Tritons unload what nobody holds any more.
+    repeat.alive = kernel, compiled  # type: ignore[attr-defined]
     return repeat
 
 

@@ -123,7 +123,7 @@ def c_launcher(compiled: Any, arguments: int) -> CLauncher | None:
         stand_in.launch = recorder
         stand_in(*marks, compiled.function, compiled.packed_metadata, None, None, None, *given)
         (call,) = recorder.calls
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, RuntimeError, TypeError, ValueError):
         return None
     if call[:_MARKS] != marks or not callable(launch):
         return None
