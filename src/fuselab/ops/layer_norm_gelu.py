@@ -97,8 +97,12 @@ def _tile(tiles: dict[int, _Tile], width: int) -> tuple[_Tile, int]:
 
 
 def _programs(tile: _Tile, tiles: int, device: torch.device) -> int:
+    if not tile.programs:
+        return tiles
+    if device.type != "cuda":
+        return persistent_programs(tiles, device)
     # ``persistent_programs`` of more tiles than there can be is two for each multiprocessor.
-    return fewer(tiles, max(tile.programs * persistent_programs(2**30, device) // 2, 1)) if tile.programs else tiles
+    return fewer(tiles, tile.programs * persistent_programs(2**30, device) // 2)
 
 
 def _limits(kernel: Any, tile: _Tile, device: torch.device) -> dict[str, int]:
