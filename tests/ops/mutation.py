@@ -114,7 +114,7 @@ def mutants(operator: str) -> Iterator[Mutant]:
 # What is done wrong.
 
 _FIRST = r"next_\w+ = .*\+ row\b"
-"""The loads before a loop: of row 0, in the interpreter's one program."""
+"""The loads ahead of a loop, which a GPU makes: of row 0, in the interpreter's one program."""
 _RMS_NORM, _LAYER_NORM = "rms_norm*.py", "layer_norm_gelu*.py"
 
 
@@ -127,15 +127,9 @@ def _norm(file: str, unless: str = "") -> list[Mutation]:
         Mutation("last column masked", file, r"\bcolumn < N\b", "column < N - 1"),
         Mutation("last row masked", file, r"\brow < M\b", "row < M - 1"),
         Mutation("row of y one element short", file, r"\brow \* N\b", "row * (N - 1)", "", unless),
-        Mutation(
-            "row of x one element short", file, r"\b(row|after) \* x_stride\b", r"\1 * (x_stride - 1)", "", _FIRST
-        ),
-        Mutation(
-            "row of dy one element short", file, r"\b(row|after) \* dy_stride\b", r"\1 * (dy_stride - 1)", "", _FIRST
-        ),
-        Mutation(
-            "stale rstd", file, r"tl\.load\(rstd_ptr \+ (row|after)\b", r"tl.load(rstd_ptr + \1 * 0", "backward", _FIRST
-        ),
+        Mutation("row of x one element short", file, r"\brow \* x_stride\b", "row * (x_stride - 1)", "", _FIRST),
+        Mutation("row of dy one element short", file, r"\brow \* dy_stride\b", "row * (dy_stride - 1)", "", _FIRST),
+        Mutation("stale rstd", file, r"tl\.load\(rstd_ptr \+ row\b", "tl.load(rstd_ptr + row * 0", "backward", _FIRST),
     ]
 
 
