@@ -95,9 +95,10 @@ def _geglu_backward_kernel(  # type: ignore[no-untyped-def]
     a = load(a_ptr, offset, element, count, EVEN)
     b = load(b_ptr, offset, element, count, EVEN)
     dy = load(dy_ptr, element, element, count, EVEN)
-    # What both have in common, the exponential above all, is computed once: the compiler sees to it.
-    short: tl.constexpr = da_ptr.dtype.element_ty == tl.bfloat16 and db_ptr.dtype.element_ty == tl.bfloat16
-    store(da_ptr, gradient_offset, dy * b * gelu_derivative(a, APPROXIMATE, short), element, count, EVEN)
+    # What both have in common, the exponential above all, is computed once: the compiler sees to it. The slope in full:
+    # where it crosses zero, results are of the size of the short one's error.
+    short: tl.constexpr = db_ptr.dtype.element_ty == tl.bfloat16
+    store(da_ptr, gradient_offset, dy * b * gelu_derivative(a, APPROXIMATE), element, count, EVEN)
     store(db_ptr, gradient_offset, dy * gelu(a, APPROXIMATE, short), element, count, EVEN)
 
 

@@ -33,8 +33,8 @@ def check_probability(operator: str, p: float) -> None:
 def dropout_arguments(p: float) -> tuple[int, float]:
     """Threshold for ``dropout_keep``, and the factor on what is kept.
 
-    The threshold is the 31-bit number below which one that is uniform over all of them lies with probability p; 31 bits,
-    so that it is never negative and fits a 32-bit argument.
+    The threshold is the 31-bit number below which one that is uniform over all of them lies with probability p; 31
+    bits, so that it is never negative and fits a 32-bit argument.
 
     Example:
         >>> dropout_arguments(0.5)

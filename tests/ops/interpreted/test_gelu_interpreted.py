@@ -36,7 +36,7 @@ def exact(z, approximate, dtype=torch.float64):
 
 
 # The largest errors of GELU and of its derivative: of the two that are made for float32, less than torch's own.
-BOUNDS = {("none", False): (2.6e-7, 1.6e-7), ("none", True): (5.7e-5, 8e-5), ("tanh", False): (6e-7, 2.5e-7)}
+BOUNDS = {("none", False): (2.6e-7, 1.6e-7), ("none", True): (3.5e-5, 8e-5), ("tanh", False): (6e-7, 2.5e-7)}
 
 
 @pytest.mark.parametrize(("approximate", "short"), BOUNDS)
@@ -62,12 +62,21 @@ def test_nearer_than_torch_s_own():
         assert (ours - wanted).square().mean() <= (torchs - wanted).square().mean()
 
 
-def test_the_tail_keeps_its_relative_accuracy():
-    """Where 1 + erf has cancelled: torch's float32 GELU near -5.5 is off by a half."""
+@pytest.mark.parametrize("short", [False, True])
+def test_the_tail_keeps_its_relative_accuracy(short):
+    """Where 1 + erf has cancelled: torch's float32 GELU near -5.5 is off by a half. Also where bfloat16 comes next: a
+    short form with an error of 2e-5 everywhere was refused by the gate, results of 1e-5 being off by as much."""
     z = torch.linspace(-5.5, -1.0, 1 << 14)
-    y, _ = computed(z, "none", False)
+    y, _ = computed(z, "none", short)
     wanted = z.double() * torch.special.ndtr(z.double())
     assert ((y - wanted) / wanted).abs().max() < 1e-3
+
+
+def test_the_short_form_is_near_every_value():
+    z = torch.cat([torch.linspace(-5.5, -1e-3, 1 << 14), torch.linspace(1e-3, 8.0, 1 << 14)])
+    y, _ = computed(z, "none", True)
+    wanted = z.double() * torch.special.ndtr(z.double())
+    assert ((y - wanted) / wanted).abs().max() < 3e-4
 
 
 @pytest.mark.parametrize("short", [False, True])
