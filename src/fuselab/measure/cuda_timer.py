@@ -260,8 +260,8 @@ class GraphCell:
                 self.work.draw_grad_outputs()
         torch.cuda.synchronize()
         if self._captures == 1:
-            # The pool grows in the first capture, where the allocator cannot give cached memory back. Later ones find theirs
-            # there.
+            # The pool grows in the first capture, where the allocator cannot give cached memory back. Later ones find
+            # theirs there.
             torch.cuda.empty_cache()
         outside = torch.cuda.current_stream()
         try:
