@@ -11,6 +11,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from fuselab.ops.internals import called_while_tracing
 from fuselab.ops.launch import INTERPRETED
 
 __all__ = [
@@ -71,7 +72,7 @@ class NotFusedWarning(UserWarning):
 _fallback_said = False
 
 
-@torch.compiler.assume_constant_result
+@called_while_tracing
 def _say_that_it_is_not_fused(operator: str) -> bool:
     # While a caller is traced, too: a graph made for the CPU has torch's operators in it from then on.
     global _fallback_said  # noqa: PLW0603 - once a process

@@ -10,13 +10,22 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
 from triton.runtime.jit import JITFunction
 
-__all__ = ["CLauncher", "Watched", "applied", "c_launcher", "current_device", "current_raw_stream", "watched"]
+__all__ = [
+    "CLauncher",
+    "Watched",
+    "applied",
+    "c_launcher",
+    "called_while_tracing",
+    "current_device",
+    "current_raw_stream",
+    "watched",
+]
 
 current_raw_stream: Callable[[int], int] | None = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 """Handle of the stream that is current on a device, the one that Triton itself launches on."""
@@ -26,6 +35,20 @@ current_device: Callable[[], int] | None = getattr(torch._C, "_cuda_getDevice", 
 
 _MARKS = 4
 """Arguments of a launcher before the kernel's own that change from call to call: the grid's three sizes, the stream."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def called_while_tracing(function: F) -> F:
+    """Have Dynamo call ``function`` while it traces, and take what it returns for a constant.
+
+    ``torch.compiler.assume_constant_result`` says the same and imports Dynamo for it, a second and more for everybody
+    who imports the operators (from torch 2.13 on ``triton_op`` imports it anyway). Where a version does not know the
+    mark, the graph breaks there.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 _transforms_active: Callable[[], bool] | None = getattr(torch._C, "_are_functorch_transforms_active", None)
