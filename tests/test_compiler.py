@@ -42,6 +42,20 @@ def test_a_working_compiler_compiles_loads_and_computes(monkeypatch: pytest.Monk
     assert not trial.remedy
 
 
+@needs_gxx
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="judged by ELF")
+@pytest.mark.parametrize(("flag", "own"), [("", False), ("-static-libstdc++", True)])
+def test_a_compiler_that_links_a_c_library_of_its_own(flag: str, own: bool, tmp_path: Path) -> None:
+    wrapper = tmp_path / "g++"
+    wrapper.write_text(f'#!/bin/sh\nexec "{shutil.which("g++")}" {flag} "$@"\n')
+    wrapper.chmod(0o755)
+    assert compiler.links_own_runtime(str(wrapper)) is own
+
+
+def test_a_compiler_that_does_not_compile_links_nothing(tmp_path: Path) -> None:
+    assert not compiler.links_own_runtime(str(tmp_path / "none"))
+
+
 @pytest.mark.usefixtures("no_compiler")
 def test_no_compiler_says_what_to_install() -> None:
     for trial, package in ((compiler.try_cpp(), "g++"), (compiler.try_headers(), "gcc")):

@@ -303,6 +303,11 @@ def _cpp() -> list[Check]:
         return [_missing("C++ compiler", trial.detail, trial.remedy, required=not _has_gpu())]
     if trial.old:
         return [_warning("C++ compiler", trial.detail, trial.remedy)]
+    if compiler.links_own_runtime(trial.program):
+        detail = (
+            f"{trial.detail}; but it links a C++ library of its own into what it builds: AOTInductor packages crash"
+        )
+        return [_warning("C++ compiler", detail, "set CXX to a compiler that does not add -static-libstdc++")]
     return [_ok("C++ compiler", trial.detail)]
 
 

@@ -19,7 +19,16 @@ import msgspec
 from fuselab.errors import SetupError
 from fuselab.probe import KernelFacts, ask, run
 
-__all__ = ["Trial", "c_program", "cpp_program", "install_command", "try_cpp", "try_headers", "version_line"]
+__all__ = [
+    "Trial",
+    "c_program",
+    "cpp_program",
+    "install_command",
+    "links_own_runtime",
+    "try_cpp",
+    "try_headers",
+    "version_line",
+]
 
 DEADLINE_S = 60.0
 
@@ -40,6 +49,15 @@ extern "C" int fuselab_toy_silu(const float* x, float* out, long count) {
     return threads;
 }
 """
+
+LOCALE = """\
+#include <locale>
+
+// Needs the C++ library for more than headers.
+extern "C" bool fuselab_toy_facet(const std::locale& where) { return std::has_facet<std::ctype<char>>(where); }
+"""
+
+CPP_LIBRARIES = (b"libstdc++.so", b"libc++.so")
 
 STANDARDS = ("c++20", "c++17")
 """Inductor asks for C++20 (from torch 2.13 at the latest), older torch for C++17."""
@@ -129,6 +147,25 @@ def try_cpp() -> Trial:
             if compiled.ok:
                 return _loaded(program, version, standard, library)
     return _failed_compile(program, version, f"{compiled.errors}\n{compiled.problem}")
+
+
+def links_own_runtime(program: str) -> bool:
+    """Whether ``program`` puts a copy of the C++ library into every library that it links, in place of sharing torch's.
+
+    A wrapper that adds ``-static-libstdc++`` does. Two copies in one process know different locales: the loader of an
+    AOTInductor package, which is built here and parses a device's name with ``std::regex``, dies of a segmentation
+    fault. Judged on Linux, by the names of the libraries that the product asks for; False where it does not compile.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    with tempfile.TemporaryDirectory(prefix="fuselab-toy-") as directory:
+        source, library = Path(directory) / "locale.cpp", Path(directory) / "locale.so"
+        source.write_text(LOCALE)
+        compiled = run([program, "-shared", "-fPIC", source, "-o", library], deadline_s=DEADLINE_S)
+        if not compiled.ok:
+            return False
+        product = library.read_bytes()
+    return not any(name in product for name in CPP_LIBRARIES)
 
 
 def _no_answer(program: str) -> Trial:
