@@ -48,12 +48,20 @@ def duration(median_ns: float | None, low_ns: float | None = None, high_ns: floa
     return f"{value:.{decimals}f} ± {shown:.{decimals}f} {unit}"
 
 
+_FAR = 1000.0
+"""Times the speedup beyond which the end of its interval is not written out."""
+
+
 def ratio(speedup: float | None, low: float | None = None, high: float | None = None, *, most_decimals: int = 3) -> str:
     """A speedup with its interval.
 
     Example:
         >>> ratio(1.8312, 1.7951, 1.8604), ratio(12.31, 11.9, 12.7), ratio(2.0)
         ('1.83x [1.80, 1.86]', '12.3x [11.9, 12.7]', '2.00x')
+
+    An end so far out that its digits say nothing is infinity; the interval shown contains the one that was computed.
+        >>> ratio(1.4, 0.2, 3.3e10)
+        '1.4x [0.2, \u221e]'
     """
     if speedup is None or not math.isfinite(speedup):
         return NOTHING
@@ -63,7 +71,8 @@ def ratio(speedup: float | None, low: float | None = None, high: float | None = 
     most_decimals = max(most_decimals, _decimals_of(speedup, 2))
     decimals = min(_decimals_for(half), most_decimals, _decimals_of(speedup, 4))
     decimals = max(decimals, 1 if speedup < 100 else 0)
-    return f"{speedup:.{decimals}f}x [{low:.{decimals}f}, {high:.{decimals}f}]"
+    upper = f"{high:.{decimals}f}" if high <= _FAR * speedup else "\u221e"
+    return f"{speedup:.{decimals}f}x [{low:.{decimals}f}, {upper}]"
 
 
 def share(fraction: float | None) -> str:
