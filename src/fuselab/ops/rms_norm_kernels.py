@@ -219,7 +219,7 @@ def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912
                 dtotal = _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT).to(
                     tl.float32
                 )
-            rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0) if BLOCK_M > 1 else tl.load(rstd_ptr + row)
+            rstd = tl.load(rstd_ptr + row)  # a tile is one row here
         if HAS_WEIGHT and REREAD:
             # Read for every row where it does not fit in registers; in a branch (always taken), because what is read
             # in the loop itself would be copied to shared memory along with the rows.
