@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuselab.experiment import Inputs
-from fuselab.measure import conditions, launches, memory, rotation
+from fuselab.measure import conditions, cuda_timer, launches, memory, rotation
 from fuselab.measure.ceiling import cpu_streaming
 from fuselab.measure.cell import Work
 from fuselab.measure.cpu_timer import CpuCell, fixed_threads
@@ -318,3 +318,31 @@ def test_without_the_drivers_library_conditions_are_none(monkeypatch, missing):
         recorded = watch.record(0)
     assert recorded == conditions.Conditions(round=0)
     assert ("pip install" if missing == "module" else "driver not loaded") in watch.unavailable
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_no_garbage_is_collected_during_a_capture(collecting):
+    """What it frees on the device would invalidate the capture; afterwards collecting is as it was, errors or not."""
+    seen = []
+
+    def captured():
+        with cuda_timer._capturing(Graph(), None, None):
+            seen.append(("inside", gc.isenabled()))
+            raise ValueError("inside")
+
+    class Graph:
+        def capture_begin(self, **_):
+            seen.append(("begin", gc.isenabled()))
+
+        def capture_end(self):
+            seen.append(("end", gc.isenabled()))
+
+    was = gc.isenabled()
+    try:
+        (gc.enable if collecting else gc.disable)()
+        with pytest.raises(ValueError, match="inside"):
+            captured()
+        assert seen == [("begin", False), ("inside", False), ("end", False)]
+        assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if was else gc.disable)()

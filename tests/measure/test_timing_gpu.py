@@ -92,6 +92,10 @@ def test_graph_replays_agree_with_events_on_large_calls(direction, factory):
             assert min(durations) == pytest.approx(replayed, rel=0.3)
         assert 0 < events.host_ns < 1e6
         assert events.timed_output() is None or events.timed_output()[1][0].shape == SHAPE
+    assert cell.fresh  # quick to capture, so that each sample has a capture of its own
+    captured = cell.captured
+    cell.sample()
+    assert cell.captured is not captured
     before = min(d for d, _ in samples)
     cell.renew()
     assert min(cell.sample()[0] for _ in range(5)) == pytest.approx(before, rel=0.2)
