@@ -27,7 +27,7 @@ from fuselab.ops.gate import (
     halves,
 )
 from fuselab.ops.gelu import gelu, gelu_derivative
-from fuselab.ops.inputs import check_choice, compute_dtype, is_plain, is_traced, needs_grad, on_cpu
+from fuselab.ops.inputs import check_choice, compute_dtype, is_plain, needs_grad, on_cpu
 from fuselab.ops.internals import applied
 from fuselab.ops.launch import operator, wrap_triton
 
@@ -185,7 +185,7 @@ def geglu(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none")
     check_gate("geglu", a, b)
     if on_cpu("geglu", a):
         return geglu_reference(a, b, approximate)
-    if is_traced(a):
+    if not is_plain(a):
         traced: Tensor = _geglu_operator(a, b, approximate)
         return traced
     if needs_grad(a, b):

@@ -22,7 +22,6 @@ __all__ = [
     "check_vector",
     "compute_dtype",
     "is_plain",
-    "is_traced",
     "needs_grad",
     "on_cpu",
     "rows",
@@ -125,16 +124,11 @@ def check_choice(operator: str, name: str, value: str, allowed: tuple[str, ...])
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether this is an eager call with an ordinary tensor, which takes the direct way; see ``is_traced``."""
-    return type(x) in _PLAIN and not torch.compiler.is_compiling()
+    """Whether this is an eager call with an ordinary tensor, which takes the direct way.
 
-
-def is_traced(x: Tensor) -> bool:
-    """Whether the call has to go through the dispatcher as one operator: compilation, fake tensors, subclasses.
-
-    A plain tensor in eager mode takes the direct way instead, which spares the dispatcher's share of the host time.
+    Compilation, fake tensors and subclasses go through the dispatcher as one operator, which the direct way spares.
     """
-    return torch.compiler.is_compiling() or type(x) not in _PLAIN
+    return type(x) in _PLAIN and not torch.compiler.is_compiling()
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:

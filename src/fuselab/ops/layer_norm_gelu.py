@@ -23,7 +23,7 @@ from fuselab.ops.inputs import (
     check_tensors,
     check_vector,
     compute_dtype,
-    is_traced,
+    is_plain,
     needs_grad,
     on_cpu,
     rows,
@@ -401,7 +401,7 @@ def layer_norm_gelu(
     check_choice("layer_norm_gelu", "approximate", approximate, _APPROXIMATIONS)
     if on_cpu("layer_norm_gelu", x):
         return layer_norm_gelu_reference(x, weight, bias, eps, approximate)
-    if is_traced(x):
+    if not is_plain(x):
         traced: Tensor = _layer_norm_gelu(x, weight, bias, eps, approximate)[0]
         return traced
     if needs_grad(x, weight, bias):

@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.column_sums import column_sums_kernel
-from fuselab.ops.inputs import check_choice, check_tensors, check_vector, compute_dtype, is_traced, needs_grad, on_cpu
+from fuselab.ops.inputs import check_choice, check_tensors, check_vector, compute_dtype, is_plain, needs_grad, on_cpu
 from fuselab.ops.internals import applied
 from fuselab.ops.launch import empty, operator, wrap_triton
 from fuselab.ops.replay import Replays, form_of
@@ -179,7 +179,7 @@ def apply_rms_norm(
     if on_cpu(name, x):
         total = x if residual is None else x + residual
         return rms_norm_reference(total, weight, eps, cast("Casting", casting)), total
-    if is_traced(x):
+    if not is_plain(x):
         y, total, _ = _rms_norm(x, residual, weight, eps, casting)
         return y, total
     if needs_grad(x, residual, weight):

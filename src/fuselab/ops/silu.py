@@ -29,7 +29,7 @@ from fuselab.ops.gate import (
     gate_output,
     halves,
 )
-from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, is_traced, needs_grad, on_cpu
+from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, needs_grad, on_cpu
 from fuselab.ops.internals import applied
 from fuselab.ops.launch import operator, wrap_triton
 
@@ -264,7 +264,7 @@ def silu(x: Tensor) -> Tensor:
     check_tensors("silu", x=x)
     if on_cpu("silu", x):
         return silu_reference(x)
-    if is_traced(x):
+    if not is_plain(x):
         traced: Tensor = _silu_operator(x)
         return traced
     if needs_grad(x):
@@ -303,7 +303,7 @@ def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
     check_gate("swiglu", a, b)
     if on_cpu("swiglu", a):
         return swiglu_reference(a, b)
-    if is_traced(a):
+    if not is_plain(a):
         traced: Tensor = _swiglu_operator(a, b)
         return traced
     if needs_grad(a, b):

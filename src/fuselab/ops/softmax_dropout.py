@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from triton.runtime.jit import JITFunction
 
 from fuselab.ops.autograd import refuse_second_derivative
-from fuselab.ops.inputs import check_tensors, compute_dtype, is_traced, needs_grad, on_cpu, rows
+from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, needs_grad, on_cpu, rows
 from fuselab.ops.internals import applied
 from fuselab.ops.launch import Tile, launch, operator, wrap_triton
 from fuselab.ops.philox import check_probability, dropout_arguments
@@ -331,7 +331,7 @@ def softmax_dropout(
             mask = mask[(None,) * (x.dim() - mask.dim())].movedim(dim, -1)
     # On x's device and without waiting for it: captured in a CUDA graph, it is drawn anew with each replay.
     seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=x.device) if p > 0.0 else None
-    if is_traced(x):
+    if not is_plain(x):
         y: Tensor = _softmax_dropout(x, seed, mask, p, scale)[0]
     elif needs_grad(x, mask):
         y = _apply(x, seed, mask, p, scale)
