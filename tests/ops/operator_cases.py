@@ -206,15 +206,15 @@ def gate(name: str, ours: Tensor, reference: Tensor, eager: Tensor, terms: Tenso
         )
 
 
-def make_inputs(operator: str, shape, dtype, other=None, device="cpu", seed=0, magnitude=1.0):
-    """Inputs of an operator by name; ``other`` is the dtype of everything but the first."""
+def make_inputs(operator: str, shape, dtype, other=None, device="cpu", seed=0, magnitude=1.0, mean=0.0):
+    """Inputs of an operator by name; ``other`` is the dtype of everything but the first, ``mean`` the first's."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(shape, dtype):
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
 
     other = dtype if other is None else other
-    x = (normal(shape, torch.float64) * magnitude).to(dtype)
+    x = (normal(shape, torch.float64) * magnitude + mean).to(dtype)
     return OPERATORS[operator].inputs(
         x=x,
         vector=lambda: (1 + normal(shape[-1:], torch.float64) / 2).to(other),
@@ -274,13 +274,13 @@ def compare(name, inputs, options, ours, reference, eager, grad_layout="contiguo
 
 def check(
     operator, shape, dtype, options=None, *, other=None, layout="contiguous", grad_layout="contiguous", device="cpu",
-    magnitude=1.0, seed=0,
+    magnitude=1.0, mean=0.0, seed=0,
 ):  # fmt: skip
     """One case: outputs and every gradient against float64 and eager."""
     op = OPERATORS[operator]
     inputs = {
         k: None if v is None else lay_out(v, layout) if v.dim() == len(shape) and v.dim() > 1 else v
-        for k, v in make_inputs(operator, shape, dtype, other, device, seed, magnitude).items()
+        for k, v in make_inputs(operator, shape, dtype, other, device, seed, magnitude, mean).items()
     }
     name = f"{operator} {'x'.join(map(str, shape))} {dtype} {options or ''} {layout} {grad_layout}"
     compare(name, inputs, options or {}, op.ours, op.reference, op.eager, grad_layout, terms=op.terms)

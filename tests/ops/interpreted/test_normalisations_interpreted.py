@@ -55,6 +55,13 @@ def test_magnitudes(operator, options, magnitude):
     check(operator, (4, 65), torch.float32, options, magnitude=magnitude)
 
 
+@pytest.mark.parametrize("options", OPTIONS["layer_norm_gelu"], ids=str)
+@pytest.mark.parametrize("width", [65, 256, 9000])
+def test_rows_far_from_zero(width, options):
+    """What is left of a row without its mean keeps its digits."""
+    check("layer_norm_gelu", (4, width), torch.float32, options, mean=300.0)
+
+
 @settings(max_examples=15, deadline=None, database=None, derandomize=True)
 @given(
     operator=st.sampled_from(list(OPTIONS)),
