@@ -248,11 +248,8 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
             rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
         if RELOAD:
             weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
-        if x_ptr.dtype.element_ty == tl.float32:
-            x_hat = (x - mean) * rstd
-        else:
-            # One instruction less; what it loses where the mean is large, 16 bits of x had lost before.
-            x_hat = x * rstd - mean * rstd
+        # In 16 bits one instruction less: what that loses where the mean is large, x had lost before.
+        x_hat = (x - mean) * rstd if x_ptr.dtype.element_ty == tl.float32 else x * rstd - mean * rstd
         if not EVEN:
             # dy is zero there, which times an infinite x_hat would not be.
             x_hat = tl.where(column < N, x_hat, 0.0)
