@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fuselab.capture import capture
-from fuselab.card.limiter import SUSTAINED, judge, launch_us
+from fuselab.card.limiter import SUSTAINED, judge
 from fuselab.experiment import load_registry
 from fuselab.records import Direction
 from fuselab.targets import Target, match
@@ -203,13 +203,6 @@ def find_target(card: dict[str, Any]) -> Target:
     return target
 
 
-def predicted(card: dict[str, Any]) -> str:
-    """The limiter of a recorded card by the model as it is now, its constants for a launch included."""
-    own = {name: time for name, time in card["limiter"]["times_us"].items() if name != "launch"}
-    longest = max(own, key=lambda name: own[name])
-    return longest if own[longest] >= launch_us(find_target(card), card["launch"]["programs"]) else "launch"
-
-
 def markdown(document: dict[str, Any]) -> str:
     """The table of the documentation."""
     lines = [
@@ -221,7 +214,7 @@ def markdown(document: dict[str, Any]) -> str:
         card, found = row["card"], row["measured"]
         times = card["limiter"]["times_us"]
         figures_us = found["figures_us"]
-        guess = predicted(card)
+        guess = card["limiter"]["predicted"]
         answer = judge(guess, {**figures_us, "memory_share": memory_share(card, figures_us)})["limiter"]
         right += guess == answer
         name = f"{row['experiment']} {row['workload']} {card['direction']} `{card['name']}`"

@@ -47,6 +47,23 @@ def test_predictions(kernel, limiter):
         assert max(t for n, t in found.times_us.items() if n != "launch") < LAUNCH_US
 
 
+@pytest.mark.parametrize(
+    ("programs", "instructions", "limiter"),
+    [
+        (2048, 500, "memory"),
+        (2048, 1000, "latency"),  # memory takes 59% of what both take
+        (2048, 3000, "latency"),  # and here the instructions 68%
+        (2048, 14000, "instructions"),
+        (4096, 500, "memory"),  # the work of the second, but some load while others compute
+    ],
+)
+def test_programs_that_begin_together_take_turns_at_memory_and_multiprocessors(programs, instructions, limiter):
+    found = predict(facts(programs, 1 << 23, instructions=instructions))
+    assert found.limiter == limiter
+    assert ("take turns" in found.reasons[0]) == (limiter == "latency")
+    assert max(found.times_us["memory"], found.times_us["instructions"]) > found.times_us["latency"]
+
+
 def test_predicted_memory_time_is_bytes_over_bandwidth():
     found = predict(facts(65536, 1 << 26))
     assert found.times_us["memory"] == pytest.approx((2 * 4 << 26) / 4.8e12 / 0.9 * 1e6, rel=1e-3)

@@ -6,7 +6,8 @@ Pure. A kernel takes as long as the slowest of four things:
   in the L2 cache in between.
 - *instructions*: its warps' instructions over what the multiprocessors can issue, each class at the rate of its pipe.
 - *latency*: a program waits for memory, for the instruction before and at barriers; programs that do not fit on the
-  device at once wait for those before them.
+  device at once wait for those before them. Programs that all fit begin together, load together and compute together:
+  memory and multiprocessors take turns, and neither is what limits unless it has by far the greater part.
 - *launch*: the device is busy with starting and ending the kernel, and with handing out its programs.
 
 The figures of the model are the constants below, with their sources; docs/kernel-cards.md has them beside measurements.
@@ -57,7 +58,7 @@ LAUNCH_FACTOR = 1.5
 MEMORY_FACTOR = 0.8
 """Measured: a kernel waits for memory if, with its data in the cache, it takes less than this part of its time."""
 LIMITING_SHARE = 0.7
-"""Measured: a resource limits a kernel that uses this part or more of what good kernels reach of it. With less of the
+"""A resource limits a kernel that uses this part or more of what good kernels reach of it. With less of the
 bandwidth, memory's latency is what a kernel waits for: more bandwidth would not make it faster."""
 SCALING_FACTOR = 1.6
 """Measured: twice the programs that take this many times as long keep the multiprocessors busy."""
@@ -123,6 +124,11 @@ def predict(facts: Facts) -> Prediction:
     if times[longest] < launch:
         limiter = "launch"
         words = f"its own work takes {times[longest]:.2f} us ({longest}), less than the {launch:.2f} us of a launch"
+    elif _takes_turns(facts) and longest != "latency" and times[longest] < LIMITING_SHARE * (memory + instructions):
+        limiter = "latency"
+        words = (
+            f"all programs begin at once: memory ({memory:.2f} us) and instructions ({instructions:.2f} us) take turns"
+        )
     else:
         limiter = longest
         others = sorted((name for name in times if name != longest), key=lambda name: -times[name])
@@ -211,6 +217,11 @@ def _instructions(facts: Facts) -> tuple[float, str]:
     total = warps * a_warp / clock_hz(facts.target) / SUSTAINED["instructions"] * 1e6
     words = f"{facts.mix.total:.0f} instructions a warp, {warps} warps on a multiprocessor; the busiest pipe is {pipe}"
     return total, words
+
+
+def _takes_turns(facts: Facts) -> bool:
+    """Whether all programs run at once, so that none computes while those before or after it load."""
+    return facts.programs <= facts.occupancy.blocks * facts.target.multiprocessors
 
 
 def _latency(facts: Facts) -> tuple[float, str]:
