@@ -80,6 +80,7 @@ def parsed(text: Sequence[str] | None = None) -> argparse.Namespace:
         "--merge", type=Path, nargs="+", metavar="JSON", help="join recordings of one machine into --out"
     )
     parser.add_argument("--resume", action="store_true", help="measure what --out does not have")
+    parser.add_argument("--as-built", action="store_true", help="with --resume: cells that lack a late variant stay")
     parser.add_argument("--quick", action="store_true", help="three shapes, fewer rounds")
     parser.add_argument("--only", action="append", metavar="OPERATOR", choices=tuple(OPERATORS))
     parser.add_argument("--without", action="append", metavar="VARIANT", choices=VARIANTS, default=[])
@@ -155,9 +156,9 @@ def named(key: Key, direction: str) -> str:
     return f"{key[0]} {key[1][0]}x{key[1][1]} {direction}"
 
 
-def complete(cell: dict[str, Any]) -> bool:
-    """Whether there is nothing in a recorded cell that another run could add."""
-    late = any(str(v.get("absent", "")).startswith("not built") for v in cell["variants"].values())
+def complete(cell: dict[str, Any], as_built: bool = False) -> bool:
+    """Whether there is nothing in a recorded cell that another run could add; ``as_built``: but late variants."""
+    late = not as_built and any(str(v.get("absent", "")).startswith("not built") for v in cell["variants"].values())
     return bool(cell["variants"]) and not late and "failure" not in cell
 
 
@@ -214,7 +215,8 @@ class Run:
         self.arguments = arguments
         self.started = time.monotonic()
         self.document = before or {"environment": None, "settings": [], "cells": [], "failures": []}
-        done = {(c["operator"], tuple(c["shape"]), c["direction"]) for c in self.document["cells"] if complete(c)}
+        cells = [cell for cell in self.document["cells"] if complete(cell, arguments.as_built)]
+        done = {(cell["operator"], tuple(cell["shape"]), cell["direction"]) for cell in cells}
         self.wanted = [(key, direction) for key, direction in planned(arguments) if (*key, direction) not in done]
         self.said: queue.Queue[Any] = queue.Queue()
         self.children: dict[int, Child] = {}
