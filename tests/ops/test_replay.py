@@ -114,10 +114,47 @@ def test_another_form_is_another_call(calls, change):
     assert calls == [(), ()]
 
 
-@pytest.mark.parametrize("why", ["alias", "misaligned", "strided", "copy", "scratch", "two", "none", "grid"])
+def two_launches(table, x, weight, declared=True, between=None):
+    """A backward's host part: partial sums by one launch, their sums by another."""
+    noted = between if between is not None else []
+
+    def ordinary():
+        dx, dweight = torch.empty_like(x), torch.empty_like(weight)
+        partial = launches.scratch((5, 32), x.device) if declared else torch.empty(5, 32)
+        noted.append(partial)
+        launches.launch(kernel, (5,), x.device, x, weight, x, dx, partial, x, 32, 4, 1.0, BLOCK=64)
+        launches.launch(kernel, (2,), x.device, partial, partial, partial, dweight, x, x, 5, 32, 1.0, BLOCK=64)
+        return dx, dweight
+
+    return table.run(form_of(x, weight), ordinary, x, weight)
+
+
+def test_several_launches_with_scratch_memory_between(calls):
+    table, noted = Replays(), []
+    first = torch.randn(4, 32), torch.randn(32)
+    two_launches(table, *first, between=noted)
+    assert calls == [(), ()]
+    x, weight = torch.randn(4, 32), torch.randn(32)
+    dx, dweight = two_launches(table, x, weight)
+    partial = calls[2][4]
+    assert calls[2] == (*addresses(x, weight, x, dx), partial, x.data_ptr(), 32, 4, 1.0, 64)
+    assert calls[3] == (partial, partial, partial, *addresses(dweight, x, x), 5, 32, 1.0, 64)
+    assert partial not in addresses(*first, noted[0], x, weight, dx, dweight)
+
+
+def test_memory_between_launches_has_to_be_declared(calls):
+    """Else it might be a copy of an input, made by torch, which a replay would not make."""
+    table = Replays()
+    for _ in range(3):
+        two_launches(table, torch.randn(4, 32), torch.randn(32), declared=False)
+    assert not any(calls)
+    assert not any(table.values())
+
+
+@pytest.mark.parametrize("why", ["alias", "misaligned", "strided", "copy", "scratch", "five", "none", "grid"])
 def test_what_cannot_be_replayed_is_not(calls, why):
     operator = Operator(
-        launches_made={"two": 2, "none": 0}.get(why, 1),
+        launches_made={"five": 5, "none": 0}.get(why, 1),
         copies=why == "copy",
         returns_rstd=why != "scratch",
         grid=(7, 2) if why == "grid" else (7,),
@@ -162,12 +199,12 @@ def test_one_tensor_in_the_place_of_several_outputs(calls):
 
 
 def test_a_form_without_a_replay_is_not_recorded_again(calls, monkeypatch):
-    operator = Operator(launches_made=2)
+    operator = Operator(launches_made=5)
     inputs = torch.randn(4, 32), torch.randn(4, 32), torch.randn(32)
     operator(*inputs)
     monkeypatch.setattr(launches, "recorded", None)
     operator(*inputs)
-    assert len(calls) == 4
+    assert len(calls) == 10
 
 
 def test_forms():

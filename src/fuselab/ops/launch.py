@@ -24,6 +24,7 @@ __all__ = [
     "ELEMENTS",
     "INTERPRETED",
     "Made",
+    "Recording",
     "Tile",
     "empty",
     "fewer",
@@ -34,6 +35,7 @@ __all__ = [
     "persistent_programs",
     "recorded",
     "row_tile",
+    "scratch",
     "wrap_triton",
 ]
 
@@ -125,19 +127,38 @@ class Made(NamedTuple):
     meta: dict[str, Any]
 
 
+class Recording(NamedTuple):
+    """What a thread launched while ``recorded`` was open."""
+
+    launches: list[Made]
+    scratch: list[Tensor]
+    """Tensors made by ``scratch``: one launch writes them, a later one of the same recording reads them."""
+
+
 _recording = threading.local()
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[list[Made]]:
-    """The launches of this thread while the context is open."""
-    before = getattr(_recording, "launches", None)
-    made: list[Made] = []
-    _recording.launches = made
+def recorded() -> Iterator[Recording]:
+    """The launches of this thread while the context is open, and the scratch memory between them."""
+    before = getattr(_recording, "now", None)
+    _recording.now = Recording([], [])
     try:
-        yield made
+        yield _recording.now
     finally:
-        _recording.launches = before
+        _recording.now = before
+
+
+def scratch(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Uninitialised float32 memory between two launches of one operator, which ``fuselab.ops.replay`` can make again.
+
+    Whatever a launch reads of it, an earlier launch of the same call has to have written.
+    """
+    tensor = torch.empty(shape, dtype=torch.float32, device=device)
+    recording = getattr(_recording, "now", None)
+    if recording is not None:
+        recording.scratch.append(tensor)
+    return tensor
 
 
 def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> None:
@@ -147,10 +168,10 @@ def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any,
     eager mode the launch is bound (``fuselab.ops.bound``), and the next one of its kind is less work for the host.
     Tensors come first among the arguments, as they do in every kernel, and constants are given by name.
     """
-    record = getattr(_recording, "launches", None)
-    if record is not None:
+    recording = getattr(_recording, "now", None)
+    if recording is not None:
         compiled = launch_ordinarily(kernel, grid, device, *args, **meta)
-        record.append(Made(kernel, compiled, grid, device, args, meta))
+        recording.launches.append(Made(kernel, compiled, grid, device, args, meta))
     elif isinstance(kernel, JITFunction) and device.type == "cuda":
         started = start_again(kernel, grid, device, args, meta)
         if started is not True:

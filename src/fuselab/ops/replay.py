@@ -1,14 +1,16 @@
-"""Whole eager calls that are replayed: outputs allocated and one kernel started, with nothing computed in between.
+"""Whole eager calls that are replayed: outputs allocated and kernels started, with nothing computed in between.
 
-What an operator does on the host before its launch (checks, tiles, strides, dtypes) depends on the form of its inputs
-only. The first call of a form goes the ordinary way and its launch is recorded; from then on the same launch is made
-with the pointers of the new inputs and of outputs allocated like the first ones. A call is replayed only where that is
-certain to be the same: one launch, every tensor of it an input or an output of the call, all of them contiguous.
+What an operator does on the host before its launches (checks, tiles, strides, dtypes) depends on the form of its inputs
+only. The first call of a form goes the ordinary way and its launches are recorded; from then on the same launches are
+made with the pointers of the new inputs and of outputs allocated like the first ones. A call is replayed only where
+that is certain to be the same: every tensor of its launches is an input or an output of the call or was made by
+``launch.scratch``, and all of them are contiguous.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -26,11 +28,15 @@ Replay = Callable[..., Outputs | None]
 
 _MOST_FORMS = 512
 
+_MOST_LAUNCHES = 4
+
 _TEMPLATE = """
-def make(repeat, empty_like, programs, shapes, dtypes):
+def make(repeats, empty_like, programs, shapes, dtypes):
+    {repeats}, = repeats
+    {programs}, = programs
     def replay({inputs}):
         {allocations}
-        if repeat(programs, {pointers}):
+        if {launches}:
             return {outputs},
         return None
     return replay
@@ -65,8 +71,10 @@ class Replays(dict[Hashable, Replay | None]):
 
         Args:
             form: ``form_of`` the inputs and every option that the function's launch or outputs depend on.
-            function: makes the outputs, all the tensors that its launch writes to, and launches one kernel.
-            inputs: all the tensors that the launch reads, None for one that is left out.
+            function: makes the outputs, and all the tensors that its launches write to are these or ``scratch``.
+            inputs: all the tensors that the launches read, None for one that is left out.
+
+        A replay that is declined (see ``bound.Repeat``) is made anew as a whole, the ordinary way.
         """
         replay: Any = self.get(form, _unknown)
         if replay is None:
@@ -78,47 +86,56 @@ class Replays(dict[Hashable, Replay | None]):
             outputs = function()
         if len(self) >= _MOST_FORMS:
             self.clear()
-        self[form] = _replay_of(made[0], inputs, outputs) if len(made) == 1 else None
+        self[form] = _replay_of(made, inputs, outputs)
         return outputs
 
 
-def _replay_of(made: launches.Made, inputs: tuple[Tensor | None, ...], outputs: Outputs) -> Replay | None:
-    tensors = [t for t in made.args if isinstance(t, Tensor)]
+def _replay_of(made: launches.Recording, inputs: tuple[Tensor | None, ...], outputs: Outputs) -> Replay | None:
     given = [t for t in inputs if t is not None]
+    tensors = [[t for t in launch.args if isinstance(t, Tensor)] for launch in made.launches]
+    between = [t for t in made.scratch if t.numel()]
     # One tensor may be several outputs: then it is that again.
     same = tuple(next(i for i, other in enumerate(outputs) if other is y) for y in outputs)
-    addresses = [t.data_ptr() for t in (*given, *(y for i, y in enumerate(outputs) if y.numel() and same[i] == i))]
+    written = [y for i, y in enumerate(outputs) if y.numel() and same[i] == i]
+    addresses = [t.data_ptr() for t in (*given, *written, *between)]
     if (
-        any(size != 1 for size in made.grid[1:])
+        not 0 < len(made.launches) <= _MOST_LAUNCHES
+        or any(size != 1 for launch in made.launches for size in launch.grid[1:])
         or not given
-        or not all(t.is_contiguous() for t in (*given, *outputs, *tensors))
+        or not all(t.is_contiguous() for t in (*given, *outputs, *between, *itertools.chain(*tensors)))
         or any(address == 0 for address in addresses)
         or len(set(addresses)) != len(addresses)  # which of two was meant?
     ):
         return None
-    repeat = bind(made.compiled, made.kernel, made.device, *made.args, **made.meta)
-    if repeat is None:
+    repeats = [bind(m.compiled, m.kernel, m.device, *m.args, **m.meta) for m in made.launches]
+    if None in repeats:
         return None
     names = {t.data_ptr(): f"i{index}" for index, t in enumerate(inputs) if t is not None}
-    names |= {t.data_ptr(): f"o{index}" for index, t in enumerate(outputs) if t.numel()}
+    names |= {t.data_ptr(): f"o{index}" for index, t in enumerate((*outputs, *between)) if t.numel()}
     # An output without elements has no address, and a kernel that is given one does not look there.
-    pointers = [names.get(t.data_ptr(), "0" if t.numel() == 0 else "") for t in tensors]
-    if not all(pointers):
+    pointers = tuple(tuple(names.get(t.data_ptr(), "0" if t.numel() == 0 else "") for t in group) for group in tensors)
+    if not all(itertools.chain(*pointers)):
         return None
+    made_anew = (*outputs, *between)
     likes = tuple(
         next((i for i, x in enumerate(inputs) if x is not None and x.shape == y.shape and x.dtype == y.dtype), None)
-        for y in outputs
+        for y in made_anew
     )
     first = next(i for i, x in enumerate(inputs) if x is not None)
-    make = _maker(len(inputs), first, tuple(pointers), likes, same)
-    shapes, dtypes = [tuple(y.shape) for y in outputs], [y.dtype for y in outputs]
-    replay: Replay = make(repeat, torch.empty_like, made.grid[0], shapes, dtypes)
+    make = _maker(len(inputs), first, pointers, likes, (*same, *range(len(outputs), len(made_anew))), len(outputs))
+    shapes, dtypes = [tuple(y.shape) for y in made_anew], [y.dtype for y in made_anew]
+    replay: Replay = make(repeats, torch.empty_like, [m.grid[0] for m in made.launches], shapes, dtypes)
     return replay
 
 
 @functools.cache
 def _maker(
-    inputs: int, first: int, pointers: tuple[str, ...], likes: tuple[int | None, ...], same: tuple[int, ...]
+    inputs: int,
+    first: int,
+    pointers: tuple[tuple[str, ...], ...],
+    likes: tuple[int | None, ...],
+    same: tuple[int, ...],
+    outputs: int,
 ) -> Callable[..., Replay]:
     """A function that makes a replay; written as text for the reason that a bound launch is."""
     allocations = []
@@ -126,12 +143,17 @@ def _maker(
         new = f"i{first}.new_empty(shapes[{index}], dtype=dtypes[{index}])"
         again = f"o{same[index]}" if same[index] != index else None
         allocations.append(f"o{index} = {again or (new if like is None else f'empty_like(i{like})')}")
-    arguments = [f"{name}.data_ptr()" if name != "0" else name for name in pointers]
+    starts = []
+    for number, names in enumerate(pointers):
+        arguments = [f"{name}.data_ptr()" if name != "0" else name for name in names]
+        starts.append(f"r{number}(p{number}, {', '.join(arguments)})")
     text = _TEMPLATE.format(
         inputs=", ".join(f"i{index}" for index in range(inputs)),
+        repeats=", ".join(f"r{number}" for number in range(len(pointers))),
+        programs=", ".join(f"p{number}" for number in range(len(pointers))),
         allocations="; ".join(allocations),
-        pointers=", ".join(arguments),
-        outputs=", ".join(f"o{index}" for index in range(len(likes))),
+        launches=" and ".join(starts),
+        outputs=", ".join(f"o{index}" for index in range(outputs)),
     )
     scope: dict[str, Any] = {}
     exec(text, scope)  # noqa: S102 - of numbers and names that are made here

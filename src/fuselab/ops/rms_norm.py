@@ -9,6 +9,7 @@ and torch's own RMSNorm; see ``rms_norm``.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -102,17 +103,23 @@ def _differentiate(
     dtype, residual_dtype = ctx.dtypes
     if residual_dtype is None:
         dtotal = None  # the gradient of the output without elements, which a compiler fills in
+    weight_grad = ctx.needs_input_grad[2]
     dx: Tensor | None = dtotal
     dweight: Tensor | None = None
-    with torch.no_grad():
+    dresidual: Tensor | None = None
+    twice = torch.is_grad_enabled()
+    with torch.no_grad() if twice else nullcontext():
         if dy is not None:
-            dx, dweight = run(x, weight, rstd, dy, dtotal, ctx.casting, ctx.needs_input_grad[2])
-        dresidual = dx.to(residual_dtype) if dx is not None and residual_dtype is not None else None
-        dx = None if dx is None else dx.to(dtype)
-    if not ctx.needs_input_grad[2]:
+            dx, dweight = run(x, weight, rstd, dy, dtotal, ctx.casting, weight_grad)
+        if dx is not None:  # to() costs a microsecond to find that there is nothing to do
+            if residual_dtype is not None:
+                dresidual = dx if dx.dtype == residual_dtype else dx.to(residual_dtype)
+            dx = dx if dx.dtype == dtype else dx.to(dtype)
+    if not weight_grad:
         dweight = None
-    name = "rms_norm" if residual_dtype is None else "add_rms_norm"
-    dx, dresidual, dweight = refuse_second_derivative(name, (dx, dresidual, dweight), (dy, dtotal, x, weight))
+    if twice:
+        name = "rms_norm" if residual_dtype is None else "add_rms_norm"
+        dx, dresidual, dweight = refuse_second_derivative(name, (dx, dresidual, dweight), (dy, dtotal, x, weight))
     return dx, dresidual, dweight, None, None
 
 
@@ -131,6 +138,21 @@ def _eager_forward(
     return ordinary() if form is None else _REPLAYS.run((*form, eps, casting, saved), ordinary, x, residual, weight)
 
 
+_BACKWARD_REPLAYS = Replays()
+
+
+def _eager_backward(
+    x: Tensor, weight: Tensor | None, rstd: Tensor, dy: Tensor, dtotal: Tensor | None, casting: str, weight_grad: bool
+) -> tuple[Tensor, ...]:
+    # The gradients of x and of the weight; replayed as the forward is.
+    def ordinary() -> tuple[Tensor, ...]:
+        return backward(_BACKWARD_KERNELS, x, weight, rstd, dy, dtotal, casting, weight_grad)
+
+    inputs = x, weight, rstd, dy, dtotal
+    form = form_of(*inputs)
+    return ordinary() if form is None else _BACKWARD_REPLAYS.run((*form, casting, weight_grad), ordinary, *inputs)
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -143,10 +165,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        def run(*args: Any) -> tuple[Tensor, Tensor]:
-            return backward(_BACKWARD_KERNELS, *args)
-
-        return _differentiate(run, ctx, grads[0], grads[1])
+        return _differentiate(_rms_norm_backward if is_compiling() else _eager_backward, ctx, grads[0], grads[1])
 
 
 _rms_norm.register_autograd(

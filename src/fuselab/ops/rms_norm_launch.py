@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fuselab.ops.column_sums import column_sums
 from fuselab.ops.inputs import rows
-from fuselab.ops.launch import Tile, empty, fewer, launch, most_programs, persistent_programs
+from fuselab.ops.launch import Tile, empty, fewer, launch, most_programs, persistent_programs, scratch
 
 __all__ = [
     "BackwardPlan",
@@ -209,7 +209,7 @@ def backward(
         tile = plan.tile
         most = most_programs(x.device, plan.per_multiprocessor)
         programs = persistent_programs(triton.cdiv(M, tile.BLOCK_M), x.device, plan.per_multiprocessor)
-        partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
+        partial = scratch((programs, N) if weight_grad else (0,), x.device)
         pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, dx, partial
         reading = {"REREAD": plan.reread, "AHEAD": plan.ahead, "STAGES": plan.stages, "HINT": plan.hint}
         sizes = {"EVEN": int(N) == tile.BLOCK_N, **reading, **tile._asdict()}
@@ -217,18 +217,18 @@ def backward(
     elif int(N) <= 2 * _WIDEST and read <= 4 + (0 if dtotal is None else 2):
         most = most_programs(x.device, 1)
         programs = fewer(M, max(most // 2, 1))
-        partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
+        partial = scratch((programs, N) if weight_grad else (0,), x.device)
         pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, dx, partial
         sizes = {"EVEN": int(N) == 2 * _WIDEST, "BLOCK_O": _OTHER_HALF, "BLOCK_N": _WIDEST, "num_warps": _MOST_WARPS}
         launch(kernels[1], (2 * programs,), x.device, *pointers, *strides, M, N, **flags, **more, **sizes)
     else:
-        mean = torch.empty(M, dtype=torch.float32, device=x.device)
+        mean = scratch((M,), x.device)
         row_pointers = x_MN, weight_N, rstd, dy_MN, mean
         launch(kernels[2], (M,), x.device, *row_pointers, *strides[:2], N, **flags, BLOCK_N=_ROWS_LOOPED, num_warps=8)
         blocks = triton.cdiv(N, _COLUMNS)
         most = triton.cdiv(most_programs(x.device, 8), int(blocks))
         programs = fewer(M, most)
-        partial = torch.empty((programs, N) if weight_grad else (0,), dtype=torch.float32, device=x.device)
+        partial = scratch((programs, N) if weight_grad else (0,), x.device)
         column_pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, mean, dx, partial
         sizes = {"BLOCK_N": _COLUMNS, "num_warps": 4}
         launch(kernels[3], (blocks, programs), x.device, *column_pointers, *strides, M, N, **flags, **more, **sizes)
