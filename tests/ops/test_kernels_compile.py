@@ -32,6 +32,7 @@ MODULES = [
         "softmax_dropout",
         "rms_norm",
         "rms_norm_launch",
+        "rms_norm_few_rows",
         "column_sums",
         "silu",
         "gate",
@@ -105,11 +106,13 @@ def compiler(monkeypatch, tmp_path):
 def run_every_kernel(width, dtype, rows=3):
     """Forward and backward of every operator; the numbers are those of uninitialised memory."""
     x = torch.randn(rows, width, requires_grad=True).to(dtype)
+    many = torch.zeros(257, width, requires_grad=True).to(dtype)
     packed = torch.randn(rows, 2 * width, requires_grad=True).to(dtype)
     weight, bias = torch.ones(width, requires_grad=True), torch.zeros(width, dtype=dtype, requires_grad=True)
     outputs = [
         ops.layer_norm_gelu(x, weight, bias),
         *ops.add_rms_norm(x, x, weight),
+        *ops.add_rms_norm(many, many, weight),
         ops.softmax_dropout(x, 0.1, mask=torch.ones(width, dtype=torch.bool)),
         ops.silu(x),
         ops.swiglu(x, x),
@@ -140,6 +143,7 @@ ALL_KERNELS = {
     "_layer_norm_gelu_sums_kernel",
     "_rms_norm_forward_kernel",
     "_rms_norm_backward_kernel",
+    "_rms_norm_backward_few_rows_kernel",
     "column_sums_kernel",
     "_softmax_dropout_forward_kernel",
     "_softmax_dropout_backward_kernel",
@@ -209,6 +213,7 @@ def test_hopper_with_arguments_as_inductor_types_them(compiler, width):
     made = compiler(HOPPER, wide_integers=True, floats="fp64")
     run_every_kernel(width, torch.float32)
     one_block = {"_layer_norm_gelu_forward_kernel", "_layer_norm_gelu_backward_kernel", "_rms_norm_backward_kernel"}
+    one_block.add("_rms_norm_backward_few_rows_kernel")
     assert set(made.compiled) == (ALL_KERNELS if width <= 8192 else ALL_KERNELS - one_block | WIDE_KERNELS)
     assert made.with_floats == {
         "_layer_norm_gelu_forward_kernel" if width <= 16384 else "_layer_norm_gelu_forward_loop_kernel",

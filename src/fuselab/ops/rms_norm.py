@@ -22,6 +22,7 @@ from fuselab.ops.inputs import check_choice, check_tensors, check_vector, comput
 from fuselab.ops.internals import applied
 from fuselab.ops.launch import empty, operator, wrap_triton
 from fuselab.ops.replay import Replays, form_of
+from fuselab.ops.rms_norm_few_rows import _rms_norm_backward_few_rows_kernel
 from fuselab.ops.rms_norm_kernels import (
     _rms_norm_backward_columns_kernel,
     _rms_norm_backward_halves_kernel,
@@ -57,6 +58,7 @@ _BACKWARD_KERNELS = (
     _rms_norm_backward_rows_kernel,
     _rms_norm_backward_columns_kernel,
     column_sums_kernel,
+    _rms_norm_backward_few_rows_kernel,
 )
 
 
@@ -83,6 +85,7 @@ def _rms_norm_backward(
         wrap_triton(_rms_norm_backward_rows_kernel),
         wrap_triton(_rms_norm_backward_columns_kernel),
         wrap_triton(column_sums_kernel),
+        wrap_triton(_rms_norm_backward_few_rows_kernel),
     )
     return backward(kernels, x, weight, rstd, dy, dtotal, casting, weight_grad)
 

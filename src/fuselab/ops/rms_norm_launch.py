@@ -12,6 +12,7 @@ from torch import Tensor
 from fuselab.ops.column_sums import column_sums
 from fuselab.ops.inputs import rows
 from fuselab.ops.launch import Tile, empty, fewer, launch, most_programs, persistent_programs, scratch
+from fuselab.ops.rms_norm_few_rows import backward_few_rows, is_few_rows
 
 __all__ = [
     "BackwardPlan",
@@ -182,7 +183,7 @@ def backward_outputs(x: Tensor, weight: Tensor | None, weight_grad: bool) -> tup
 
 
 def backward(
-    kernels: tuple[Any, Any, Any, Any, Any],
+    kernels: tuple[Any, Any, Any, Any, Any, Any],
     x: Tensor,
     weight: Tensor | None,
     rstd: Tensor,
@@ -191,7 +192,7 @@ def backward(
     casting: str,
     weight_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Launch the backward; ``kernels``: for whole rows, halves, wide rows (two), and the column sums."""
+    """Launch the backward; ``kernels``: for whole rows, halves, wide rows (two), the column sums, and few rows."""
     if x.numel() == 0:
         return backward_outputs(x, weight, weight_grad)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -200,6 +201,9 @@ def backward(
     M, N = x_MN.shape
     weight_grad = weight_grad and weight is not None
     weight_N = x_MN if weight is None else weight.contiguous()
+    if weight_grad and is_few_rows(M, N):
+        added = None if dtotal is None else dtotal_MN
+        return dx, backward_few_rows(kernels[5], x_MN, weight_N, rstd, dy_MN, added, dx, casting)
     strides = x_MN.stride(0), dy_MN.stride(0), dtotal_MN.stride(0)
     flags = {"CASTING": casting, "HAS_WEIGHT": weight is not None}
     more = {"HAS_DTOTAL": dtotal is not None, "WEIGHT_GRAD": weight_grad}
