@@ -76,7 +76,7 @@ def _gradient_of_weight(  # type: ignore[no-untyped-def]
     BLOCK_C: tl.constexpr,
 ):
     column = (block * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
-    sums = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
+    partial = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
     for start in range(0, M, BLOCK_R):
         # 64-bit rows: they may be any distance apart.
         row = (start + tl.arange(0, BLOCK_R)).to(tl.int64)[:, None]
@@ -84,9 +84,9 @@ def _gradient_of_weight(  # type: ignore[no-untyped-def]
         x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
         dy = tl.load(dy_ptr + row * dy_stride + column, mask=inside, other=0.0).to(tl.float32)
         rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
-        sums += _weight_gradient(x, dy, rstd, CASTING, x_ptr.dtype.element_ty)
+        partial += _weight_gradient(x, dy, rstd, CASTING, x_ptr.dtype.element_ty)
     one = block * BLOCK_C + tl.arange(0, BLOCK_C)
-    tl.store(dweight_ptr + one, tl.sum(sums, axis=0).to(dweight_ptr.dtype.element_ty), mask=one < N)
+    tl.store(dweight_ptr + one, tl.sum(partial, axis=0).to(dweight_ptr.dtype.element_ty), mask=one < N)
 
 
 @triton.jit
