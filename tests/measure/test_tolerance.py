@@ -130,14 +130,14 @@ def test_two_orders_of_summing_count_as_repeated_and_two_results_do_not(sums):
     assert "differ by up to" in not_repeated(sums.one_after_the_other, other, scale)
 
 
-def biased(by, rows=512):
+def biased(by, rows=512, **options):
     """16-bit results of about 1 and, in 32 columns of 256, of about 1/256; these are off by 5% times ``by(row)``."""
     exact = torch.rand((rows, 256), generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1.0
     off = torch.zeros_like(exact)
     exact[:, :32] /= 256
     off[:, :32] = 0.05 * by(torch.arange(rows, dtype=torch.float64)).view(-1, 1)
     scale = Scale(exact.numel(), 256, sixteen_bit=True)
-    return compare("output", (exact * (1 + off)).bfloat16(), exact.bfloat16(), exact, scale)
+    return compare("output", (exact * (1 + off)).bfloat16(), exact.bfloat16(), exact, scale, **options)
 
 
 def test_an_error_of_small_results_is_seen_in_the_mean_of_many_rows():
@@ -151,6 +151,12 @@ def test_an_error_of_small_results_is_seen_in_the_mean_of_many_rows():
     assert alternating.correct, alternating.reason
     few = biased(lambda row: 1 + 0 * row, rows=8)
     assert few.correct, few.reason  # what a row has in common is one error, and eight are too few to tell
+
+
+def test_what_rounds_to_16_bits_between_operators_may_be_off_in_the_mean_and_no_more():
+    assert biased(lambda row: 1 + 0 * row, rounds_between=True).correct
+    found = biased(lambda row: 200 + 0 * row, rounds_between=True)
+    assert "root-mean-square error" in found.reason
 
 
 def normalised_and_weighed(x, weight):

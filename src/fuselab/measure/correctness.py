@@ -58,6 +58,7 @@ def check(
     directions: Sequence[Direction],
     *,
     inputs: Inputs | None = None,
+    rounds_between: bool = False,
 ) -> dict[Direction, Correctness]:
     """Check ``implementation`` in each of ``directions``.
 
@@ -70,6 +71,7 @@ def check(
         device_type: ``cpu`` or ``cuda``.
         directions: which halves to report.
         inputs: to be used in place of ``experiment.make_inputs``, for example with fewer rows.
+        rounds_between: it is PyTorch operator by operator; see ``tolerance.compare``.
 
     Returns:
         The verdict of each direction. Whatever the implementation raises is raised here.
@@ -77,7 +79,8 @@ def check(
     first = experiment.make_inputs(workload, device_type) if inputs is None else inputs
     shapes = [tuple(t.shape) for _, t in first.tensors()]
     elsewhere = bool(shapes and workload.shape and workload.shape not in shapes)
-    gate = _Gate(experiment, workload, implementation, eager, backward=Direction.BACKWARD in directions)
+    backward = Direction.BACKWARD in directions
+    gate = _Gate(experiment, workload, implementation, eager, backward=backward, rounds_between=rounds_between)
     with stream_of_its_own(device_type):
         gate.run(first, other_inputs(experiment, workload, device_type, first, given=inputs is not None))
     return {
@@ -138,12 +141,14 @@ class _Gate:
         eager: Implementation,
         *,
         backward: bool,
+        rounds_between: bool,
     ) -> None:
         self.experiment = experiment
         self.workload = workload
         self.implementation = implementation
         self.eager = eager
         self.backward = backward
+        self.rounds_between = rounds_between
         self.random = experiment.witness is not None
         self.oracle = Oracle(experiment, workload, eager)
         self.tensors: dict[Direction, list[TensorCheck]] = {direction: [] for direction in Direction}
@@ -260,7 +265,15 @@ class _Gate:
                 self._blame(direction, f"{label}{shown}: the reference has none")
                 continue
             other = theirs if self.random else None
-            checked = compare(label + shown, got, expected, mine, scale, eager_reference=other)
+            checked = compare(
+                label + shown,
+                got,
+                expected,
+                mine,
+                scale,
+                eager_reference=other,
+                rounds_between=self.rounds_between,
+            )
             if not label or not checked.correct:
                 self.tensors[direction].append(checked)
         return called

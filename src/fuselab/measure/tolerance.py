@@ -46,6 +46,10 @@ results the tanh form is off by 16% in the mean where GELU is about -2e-4, which
 kernels that round once more or less than eager stay below a fifth of two roundings, truncation instead of rounding at
 a third. Where there are fewer or none of such small results, as with a bias of 1 and a million of them, it passes.
 
+Nothing is asked of the mean where PyTorch computes operator by operator and rounds to 16 bits in between: inputs of 16
+bits have few values, each with the same rounding every time, and where the operators' results cancel that is all that
+is left. The gradient of ``x * torch.sigmoid(x)`` in bfloat16 on an H200, where it is about -6e-5, is off by 18%.
+
 For float32 and 4096 columns the floor is 6e-7 where nothing is added up over rows, for bf16 0.8%. On top of that the
 root-mean-square bound is capped at 4% of the reference, unless eager itself is worse than that: a result scaled by
 0.95 fails whatever eager's error is.
@@ -180,7 +184,14 @@ def _misplaced(got: Tensor, eager: Tensor, reference: Tensor) -> str:
 
 
 def compare(
-    name: str, got: Tensor, eager: Tensor, reference: Tensor, scale: Scale, *, eager_reference: Tensor | None = None
+    name: str,
+    got: Tensor,
+    eager: Tensor,
+    reference: Tensor,
+    scale: Scale,
+    *,
+    eager_reference: Tensor | None = None,
+    rounds_between: bool = False,
 ) -> TensorCheck:
     """Hold ``got`` to the bound.
 
@@ -191,6 +202,7 @@ def compare(
         reference: the float64 result for the inputs (and the randomness) that ``got`` was made of.
         scale: of the call; see ``scale_of``.
         eager_reference: the float64 result for the randomness that eager drew, where that is another.
+        rounds_between: ``got`` was computed operator by operator, so that nothing is asked of its mean error.
     """
     for what, mine, expected in (
         ("shape", tuple(got.shape), tuple(eager.shape)),
@@ -225,7 +237,7 @@ def compare(
         reason = f"{zeros}root-mean-square error {rms:.3g}, allowed {allowed_rms:.3g} (eager {eager_rms:.3g})"
     elif not largest <= allowed_max:
         reason = f"largest error {largest:.3g}, allowed {allowed_max:.3g} (eager {eager_max:.3g})"
-    elif got.dtype.itemsize <= 2:
+    elif got.dtype.itemsize <= 2 and not rounds_between:
         beside_floor = (floor.rms - torch.finfo(got.dtype).eps) * norm
         truth = reference if eager_reference is None else eager_reference.detach()
         reason = _bias(got, reference, eager, truth, beside_floor)

@@ -92,7 +92,14 @@ def check(request: CheckRequest, *, progress: Say | None = None, experiment: Exp
     baseline = build(experiment, request.baseline, workload)
     with lock.shared():
         correctness = check_correctness(
-            experiment, workload, implementation, baseline, request.device_type, request.directions, inputs=inputs
+            experiment,
+            workload,
+            implementation,
+            baseline,
+            request.device_type,
+            request.directions,
+            inputs=inputs,
+            rounds_between=variant.kind is VariantKind.EAGER,
         )
     if interpreted and workload != request.workload:
         correctness = {d: msgspec.structs.replace(c, checked_shape=workload.shape) for d, c in correctness.items()}
