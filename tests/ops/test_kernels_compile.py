@@ -188,6 +188,18 @@ def test_hopper(compiler, width, dtype, rows):
                 assert any(access in line and ".v4.b32" in line for line in lines), (name, access)
 
 
+def test_a_weight_stays_in_half_precision(compiler):
+    """Where a row and its weight in float32 do not fit in a thread's registers: unpacked at each use, by assembly."""
+    for dtype, packed in ((torch.bfloat16, True), (torch.float32, False)):
+        made = compiler(HOPPER)
+        x = torch.zeros(257, 16384, dtype=torch.bfloat16, requires_grad=True)
+        y = ops.rms_norm(x, torch.ones(16384, dtype=dtype, requires_grad=True), casting="none")
+        torch.autograd.backward(y, torch.ones_like(y))
+        (kernel,) = made.compiled["_rms_norm_backward_kernel"]
+        assert ("begin inline asm\n\t{ shl.b32" in kernel.asm["ptx"]) == packed
+        check_code(made)
+
+
 def test_hopper_with_every_option(compiler):
     made = compiler(HOPPER)
     run_every_option(512, torch.bfloat16)

@@ -24,7 +24,7 @@ def _load(pointer, row, column, M, N, EVEN: tl.constexpr, BLOCK_M: tl.constexpr,
     # A tile as it is stored, zeros outside of the tensor. EVEN: no column of it is outside. HINT: an eviction policy or
     # a cache modifier, or "" for neither: evict_first costs 4% of the forward on an H200. One row alone is never
     # outside.
-    policy: tl.constexpr = "evict_first" if HINT == "evict_first" else ""
+    policy: tl.constexpr = "" if HINT == ".cg" else HINT
     cache: tl.constexpr = ".cg" if HINT == ".cg" else ""
     if not EVEN:
         mask = column < N
@@ -70,7 +70,7 @@ def _scale(x_hat, weight, CASTING: tl.constexpr, HAS_WEIGHT: tl.constexpr, dtype
 
 
 @triton.jit
-def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]
+def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912
     x_ptr,
     residual_ptr,
     weight_ptr,
@@ -87,6 +87,7 @@ def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]
     HAS_RESIDUAL: tl.constexpr,
     SAVED: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
+    TWICE: tl.constexpr,
     EVEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -103,17 +104,26 @@ def _rms_norm_forward_kernel(  # type: ignore[no-untyped-def]
     dtype: tl.constexpr = total_ptr.dtype.element_ty if HAS_RESIDUAL else x_ptr.dtype.element_ty
 
     if ONE_BLOCK:
-        x = _load(x_ptr + column, row, column, M, N, EVEN, BLOCK_M, "").to(tl.float32)
+        first: tl.constexpr = "evict_last" if TWICE else ""
+        x = _load(x_ptr + column, row, column, M, N, EVEN, BLOCK_M, first).to(tl.float32)
         if HAS_RESIDUAL:
             residual = _load(residual_ptr + column, row, column, M, N, EVEN, BLOCK_M, "").to(tl.float32)
-        # Before the sum, so that it is on its way meanwhile.
-        weight = _vector(weight_ptr, column, N, EVEN) if HAS_WEIGHT else x
+        if HAS_WEIGHT and not TWICE:
+            # Before the sum, so that it is on its way meanwhile.
+            weight = _vector(weight_ptr, column, N, EVEN)
         if HAS_RESIDUAL:
             # What is normalised is the sum as it is stored, so that the backward can start from the stored one.
             stored = (x + residual).to(dtype)
             _store(total_ptr + column, stored, row, column, M, N, EVEN, BLOCK_M)
             x = stored.to(tl.float32)
         rstd = tl.rsqrt(tl.sum(x * x, axis=1, keep_dims=True) / N + eps)
+        if TWICE:
+            # From L1: a row in registers would leave room for one program a multiprocessor.
+            x = _load(x_ptr + column, row, column, M, N, EVEN, BLOCK_M, "evict_first").to(tl.float32)
+            if HAS_WEIGHT:
+                weight = _vector(weight_ptr, column, N, EVEN)
+        if not HAS_WEIGHT:
+            weight = x
         y = _scale(x * rstd, weight, CASTING, HAS_WEIGHT, dtype)
         _store(y_ptr + column, y, row, column, M, N, EVEN, BLOCK_M)
     else:
@@ -162,7 +172,16 @@ def _weight_gradient(x, dy, rstd, CASTING: tl.constexpr, dtype: tl.constexpr):  
 
 
 @triton.jit
-def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912
+def _unpacked(value):  # type: ignore[no-untyped-def]
+    # bfloat16 to float32 by instructions of NVIDIA's that stay where they are: what compilers can move, they unpack
+    # early and keep in twice the registers.
+    unpack: tl.constexpr = "{ shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000; }"
+    bits = tl.inline_asm_elementwise(unpack, "=r,=r,r", [value], dtype=tl.int32, is_pure=False, pack=2)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915
     x_ptr,
     weight_ptr,
     rstd_ptr,
@@ -181,6 +200,7 @@ def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912
     WEIGHT_GRAD: tl.constexpr,
     EVEN: tl.constexpr,
     REREAD: tl.constexpr,
+    PACKED: tl.constexpr,
     AHEAD: tl.constexpr,
     STAGES: tl.constexpr,
     HINT: tl.constexpr,
@@ -189,10 +209,13 @@ def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912
 ):
     # Whole rows, BLOCK_M at a time. With STAGES above 1 the tiles of the next STAGES - 1 turns are copied to shared
     # memory while a program works on one; with AHEAD the next tile is read into registers (BLOCK_M has to be above 1).
+    # With PACKED (bfloat16, EVEN, no dtotal) the weight is kept as it is stored, and so is a row while it is summed.
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     column = tl.arange(0, BLOCK_N)[None, :]
     weight = tl.zeros((1, BLOCK_N), tl.float32)
-    if HAS_WEIGHT and not REREAD:
+    if PACKED:
+        packed = tl.load(weight_ptr + column)
+    elif HAS_WEIGHT and not REREAD:
         weight = _vector(weight_ptr, column, N, EVEN)
     partial = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     # 64-bit rows: a tensor may have more than 2^31 elements.
@@ -218,6 +241,10 @@ def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912
                     dtotal_ptr + after * dtotal_stride + column, after, column, M, N, EVEN, BLOCK_M, HINT
                 )
             next_rstd = tl.load(rstd_ptr + after, mask=after < M, other=0.0)
+        elif PACKED:
+            x_held = _load(x_ptr + row * x_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT)
+            dy_held = _load(dy_ptr + row * dy_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT)
+            rstd = tl.load(rstd_ptr + row)
         else:
             x = _load(x_ptr + row * x_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT).to(tl.float32)
             dy = _load(dy_ptr + row * dy_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT).to(tl.float32)
@@ -226,14 +253,21 @@ def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912
                     tl.float32
                 )
             rstd = tl.load(rstd_ptr + row)  # a tile is one row here
-        if HAS_WEIGHT and REREAD:
+        if HAS_WEIGHT and REREAD and not PACKED:
             # Read for every row where it does not fit in registers; in a branch (always taken), because what is read
             # in the loop itself would be copied to shared memory along with the rows.
             weight = tl.zeros((1, BLOCK_N), tl.float32)
             if M > 0:
                 weight = _vector(weight_ptr, column, N, EVEN)
-        upstream = _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
-        mean = tl.sum(x * upstream, axis=1, keep_dims=True) / N
+        if PACKED:
+            upstream = _upstream(dy_held.to(tl.float32), 1.0, _unpacked(packed), CASTING, HAS_WEIGHT)
+            mean = tl.sum(x_held.to(tl.float32) * upstream, axis=1, keep_dims=True) / N * rstd
+            x = _unpacked(x_held)
+            dy = _unpacked(dy_held)
+            upstream = _upstream(dy, rstd, _unpacked(packed), CASTING, HAS_WEIGHT)
+        else:
+            upstream = _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
+            mean = tl.sum(x * upstream, axis=1, keep_dims=True) / N
         if WEIGHT_GRAD:
             partial += _weight_gradient(x, dy, rstd, CASTING, dtype)
         dx = upstream - x * (mean * rstd * rstd)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fuselab.ops.column_sums import column_sums
 from fuselab.ops.inputs import rows
-from fuselab.ops.launch import Tile, empty, fewer, launch, most_programs, persistent_programs, scratch
+from fuselab.ops.launch import INTERPRETED, Tile, empty, fewer, launch, most_programs, persistent_programs, scratch
 from fuselab.ops.rms_norm_few_rows import backward_few_rows, is_few_rows
 
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
 
 _WIDEST = 16384
 """Columns of a row that a program can hold; in the backward, of a half of a row too."""
+_FORWARD_WIDEST = 32768
+"""The same in the forward in half precision, with 32 warps."""
 _FORWARD_LOOPED = 8192
 _OTHER_HALF = 8192
 _ROWS_LOOPED = 4096
@@ -54,7 +56,7 @@ class BackwardPlan(NamedTuple):
     """Whether the weight is read for every row, because it does not fit in registers."""
 
 
-def forward_tile(width: int, adds: bool = False) -> Tile:
+def forward_tile(width: int, adds: bool = False, bytes_an_element: int = 2) -> Tile:
     """Rows and columns of a program of the forward, and its warps; ``adds``: with a residual.
 
     16 elements a thread, 32 where there are two streams to read. Wide rows are read twice, the second time from the L2
@@ -69,7 +71,8 @@ def forward_tile(width: int, adds: bool = False) -> Tile:
     # int(): a symbolic width becomes a constant of the compiled graph, because the tile is a constant of the kernel.
     width = int(width)
     if width > _WIDEST:
-        return Tile(1, _FORWARD_LOOPED, _MOST_WARPS)
+        whole = width <= _FORWARD_WIDEST and bytes_an_element <= 2 and _MOST_WARPS == 32
+        return Tile(1, _FORWARD_WIDEST if whole else _FORWARD_LOOPED, _MOST_WARPS)
     block_n = max(triton.next_power_of_2(width), 16)
     block_m = max(2048 // block_n, 1)
     return Tile(block_m, block_n, min(max(block_m * block_n // (1024 if adds else 512), 4), 16))
@@ -117,6 +120,12 @@ def backward_plan(width: int, bytes_a_column: int, adds: bool, device: torch.dev
     return BackwardPlan(tile, per, max(min(stages, 1 + room), 1), hint, ahead=False, reread=block_n > 8192)
 
 
+def _packs(*tensors: Tensor | None) -> bool:
+    # Whether a kernel can keep these as they are stored: bfloat16, by instructions of NVIDIA's own.
+    possible = not INTERPRETED and torch.version.hip is None
+    return possible and all(t is not None and t.dtype == torch.bfloat16 for t in tensors)
+
+
 def forward_outputs(
     x: Tensor, residual: Tensor | None, weight: Tensor | None, casting: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,7 +156,8 @@ def forward(
     x_MN = rows(x)
     residual_MN = x_MN if residual is None else rows(residual)
     M, N = x_MN.shape
-    tile = forward_tile(N, residual is not None)
+    size = x.element_size() if residual is None else max(x.element_size(), residual.element_size())
+    tile = forward_tile(N, residual is not None, size)
     launch(
         kernel,
         (triton.cdiv(M, tile.BLOCK_M),),
@@ -168,6 +178,7 @@ def forward(
         HAS_RESIDUAL=residual is not None,
         SAVED=saved,
         ONE_BLOCK=int(N) <= tile.BLOCK_N,
+        TWICE=_WIDEST < int(N) <= tile.BLOCK_N and residual is None,
         EVEN=int(N) % tile.BLOCK_N == 0,
         BLOCK_M=tile.BLOCK_M,
         BLOCK_N=tile.BLOCK_N,
@@ -215,8 +226,16 @@ def backward(
         programs = persistent_programs(triton.cdiv(M, tile.BLOCK_M), x.device, plan.per_multiprocessor)
         partial = scratch((programs, N) if weight_grad else (0,), x.device)
         pointers = x_MN, weight_N, rstd, dy_MN, dtotal_MN, dx, partial
-        reading = {"REREAD": plan.reread, "AHEAD": plan.ahead, "STAGES": plan.stages, "HINT": plan.hint}
-        sizes = {"EVEN": int(N) == tile.BLOCK_N, **reading, **tile._asdict()}
+        even = int(N) == tile.BLOCK_N
+        packed = plan.reread and even and dtotal is None and _packs(x, dy, weight)
+        reading = {
+            "REREAD": plan.reread,
+            "PACKED": packed,
+            "AHEAD": plan.ahead,
+            "STAGES": plan.stages,
+            "HINT": plan.hint,
+        }
+        sizes = {"EVEN": even, **reading, **tile._asdict()}
         launch(kernels[0], (programs,), x.device, *pointers, *strides, M, N, **flags, **more, **sizes)
     elif int(N) <= 2 * _WIDEST and read <= 4 + (0 if dtotal is None else 2):
         most = most_programs(x.device, 1)
