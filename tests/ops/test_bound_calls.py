@@ -123,6 +123,50 @@ def test_packed(ordinary):
     assert bound.calls == [(12, a.data_ptr(), a.data_ptr(), y.data_ptr(), 12 * 1024)]
 
 
+@pytest.mark.parametrize(("module", "flags"), [(SILU, {}), (GEGLU, {"APPROXIMATE": "tanh"})])
+def test_packed_gradients(ordinary, module, flags):
+    a, dy = torch.randn(4, 3, 2048), torch.randn(4, 3, 1024).bfloat16()
+    bound = Bound()
+    both = gate(module, Table(bound), Table(bound))
+    da, _ = module.gate_eager_backward(both, a, None, dy, **flags)
+    pointers = [t.data_ptr() for t in (a, a, dy, da, da)]
+    assert bound.calls == [(12, *pointers, 12 * 1024)]
+    assert da.shape == a.shape
+    assert both.bound_backward.forms == [(*flags.values(), a.dtype, None, dy.dtype, 1024, 1024, -1, 0)]
+    for strided_a, strided_dy in ((a[:, :, ::2], dy[:, :, ::2]), (a.transpose(0, 1), dy), (a, dy.transpose(0, 1))):
+        with pytest.raises(OrdinaryError):
+            module.gate_eager_backward(both, strided_a, None, strided_dy, **flags)
+
+
+def test_packed_tensors_of_more_than_2_to_the_31_elements_are_not_bound(ordinary):
+    """Their offsets are of 64 bits, those of a bound launch of 32."""
+    both = gate(SILU, Table(Bound()), Table(Bound()))
+    a = torch.empty(2**20, 2048, device="meta")
+    with pytest.raises(OrdinaryError):
+        SILU.gate_eager_forward(both, a, None)
+    with pytest.raises(OrdinaryError):
+        SILU.gate_eager_backward(both, a, None, torch.empty(2**20, 1024, device="meta"))
+
+
+def test_the_ordinary_way_looks_up_as_well(monkeypatch):
+    """What has no short way (other dtypes, strided halves) is bound by the same forms."""
+    monkeypatch.setattr(sys.modules["fuselab.ops.flat"], "launch_ordinarily", lambda *_, **__: pytest.fail("not bound"))
+    bound = Bound()
+    both = gate(SILU, Table(bound), Table(bound))
+    wide = torch.randn(4, 3, 4096)
+    a, b = wide[..., :2048], torch.randn(4, 3, 1024).bfloat16()
+    y = SILU.gate_forward(both.forward, both, a, None)
+    mixed = SILU.gate_forward(both.forward, both, b.float(), b)
+    assert [call[1:] for call in bound.calls] == [
+        (a.data_ptr(), a.data_ptr(), y.data_ptr(), 12 * 1024),
+        (bound.calls[1][1], b.data_ptr(), mixed.data_ptr(), 12 * 1024),
+    ]
+    assert both.bound_forward.forms == [
+        (torch.float32, None, 1024, 3072, None, 0),
+        (torch.float32, torch.bfloat16, 0, 0, None, 0),
+    ]
+
+
 @pytest.mark.parametrize(
     ("a", "b"),
     [

@@ -78,7 +78,8 @@ def launch_flat(
     """Launch ``kernel(*pointers, count, EVEN, WIDE, BLOCK)`` over ``count`` elements, and bind it in eager mode.
 
     What a caller has to look up is ``(*form, index of the device, remainder)``, where the remainder is 0 for a multiple
-    of ``BLOCK`` elements, else how many there are.
+    of ``BLOCK`` elements, else how many there are. It is looked up here, too. What is bound has 32-bit offsets: of a
+    packed tensor a caller starts it again for fewer than 2^30 elements only.
     """
     if isinstance(kernel, JITFunction) and count >= _SPLIT and count % 16 and not flags.get("GAP"):
         # A mask that does not end on a multiple of 16 leaves no access of more than one element: half the bandwidth.
@@ -97,7 +98,13 @@ def launch_flat(
     device = tensors[0].device
     meta = {**flags, "EVEN": even, "WIDE": wide, "BLOCK": BLOCK}
     grid = (triton.cdiv(count, BLOCK),)
+    if wide or not isinstance(kernel, JITFunction):
+        launch_ordinarily(kernel, grid, device, *tensors, count, **meta, num_warps=_WARPS)
+        return
+    form = (*form, device.index, count % BLOCK and count)
+    repeat = bound.get(form)
+    if repeat is not None and repeat(grid[0], *[t.data_ptr() for t in tensors], count):
+        return
     compiled = launch_ordinarily(kernel, grid, device, *tensors, count, **meta, num_warps=_WARPS)
-    if compiled is not None and isinstance(kernel, JITFunction):
-        form = (*form, device.index, count % BLOCK and count)
+    if compiled is not None:
         bound.bind(form, compiled, kernel, device, *tensors, [count], **meta)

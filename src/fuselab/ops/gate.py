@@ -33,6 +33,9 @@ __all__ = [
     "halves",
 ]
 
+_FEWER_PACKED = 2**30
+"""Elements of half a packed tensor up to which its offsets fit in the 32 bits that a bound launch has."""
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -145,7 +148,7 @@ def gate_eager_forward(gate: Gate, a: Tensor, b: Tensor | None, **flags: str) ->
         count = a.numel() // 2
         form = (*flags.values(), a.dtype, None, N, N, a.get_device(), count % BLOCK and count)
         repeat = gate.bound_forward.get(form)
-        if repeat is not None and a.is_contiguous() and shape and shape[-1] == 2 * N:
+        if repeat is not None and a.is_contiguous() and shape and shape[-1] == 2 * N and count < _FEWER_PACKED:
             y = a.new_empty((*shape[:-1], N))
             pointer = a.data_ptr()
             if repeat(-(-count // BLOCK), pointer, pointer, y.data_ptr(), count):
@@ -173,7 +176,16 @@ def gate_eager_backward(gate: Gate, a: Tensor, b: Tensor | None, dy: Tensor, **f
     """The shortest way to the gradients on the host, as ``gate_backward`` returns them."""
     count = dy.numel()
     dtype = a.dtype
-    if b is not None and b.dtype is dtype is dy.dtype and count:
+    if b is None:
+        N = a.shape[-1] // 2
+        form = (*flags.values(), dtype, None, dy.dtype, N, N, a.get_device(), count % BLOCK and count)
+        repeat = gate.bound_backward.get(form)
+        if repeat is not None and 0 < count < _FEWER_PACKED and a.is_contiguous() and dy.is_contiguous():
+            da = torch.empty_like(a)
+            pointer, gradient = a.data_ptr(), da.data_ptr()
+            if repeat(-(-count // BLOCK), pointer, pointer, dy.data_ptr(), gradient, gradient, count):
+                return da, da  # the second is for nobody
+    elif b.dtype is dtype is dy.dtype and count:
         form = (*flags.values(), dtype, dtype, dtype, 0, 0, a.get_device(), count % BLOCK and count)
         repeat = gate.bound_backward.get(form)
         if repeat is not None and a.is_contiguous() and b.is_contiguous() and dy.is_contiguous():

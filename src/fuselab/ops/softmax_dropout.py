@@ -9,12 +9,14 @@ new seed with each replay. Besides the seed, the backward keeps the input and tw
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 import triton
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from triton.runtime.jit import JITFunction
 
 from fuselab.ops.autograd import refuse_second_derivative
@@ -224,13 +226,15 @@ def _differentiate(run: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, None,
     x, seed, mask, peak, reciprocal = ctx.saved_tensors
     p, scale = ctx.options
     mask_grad = ctx.needs_input_grad[2]
-    dmask = None
-    with torch.no_grad():
-        dx = run(x, seed, mask, peak, reciprocal, dy, p, scale, mask_grad)
-        if mask_grad:
+    dmask: Tensor | None = None
+    twice = torch.is_grad_enabled()
+    with torch.no_grad() if twice else nullcontext():
+        dx: Tensor | None = run(x, seed, mask, peak, reciprocal, dy, p, scale, mask_grad)
+        if mask_grad and dx is not None:
             dmask = dx.sum_to_size(mask.shape).to(mask.dtype)
             dx = (dx * scale).to(x.dtype)
-    dx, dmask = refuse_second_derivative("softmax_dropout", (dx, dmask), (dy, x, mask))
+    if twice:
+        dx, dmask = refuse_second_derivative("softmax_dropout", (dx, dmask), (dy, x, mask))
     return dx, None, dmask, None, None
 
 
@@ -248,6 +252,33 @@ def _eager_forward(
     return ordinary() if form is None else _REPLAYS.run((*form, p, scale, saved), ordinary, x, seed, mask)
 
 
+_BACKWARD_REPLAYS = Replays()
+
+
+def _eager_backward(
+    x: Tensor,
+    seed: Tensor | None,
+    mask: Tensor | None,
+    peak: Tensor,
+    reciprocal: Tensor,
+    dy: Tensor,
+    p: float,
+    scale: float,
+    scores_grad: bool,
+) -> Tensor:
+    # As _backward, replayed as the forward is.
+    def ordinary() -> tuple[Tensor, ...]:
+        return (
+            _backward(_softmax_dropout_backward_kernel, x, seed, mask, peak, reciprocal, dy, p, scale, scores_grad),
+        )
+
+    inputs = x, seed, mask, peak, reciprocal, dy
+    form = form_of(*inputs)
+    if form is None:
+        return ordinary()[0]
+    return _BACKWARD_REPLAYS.run((*form, p, scale, scores_grad), ordinary, *inputs)[0]
+
+
 class _SoftmaxDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float) -> Tensor:
@@ -257,10 +288,7 @@ class _SoftmaxDropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        def run(*args: Any) -> Tensor:
-            return _backward(_softmax_dropout_backward_kernel, *args)
-
-        return _differentiate(run, ctx, grads[0])
+        return _differentiate(_softmax_dropout_backward if is_compiling() else _eager_backward, ctx, grads[0])
 
 
 _apply = applied(_SoftmaxDropout)
