@@ -77,8 +77,8 @@ def _has_global_hooks() -> bool:
 
 
 def _as_before(self: nn.Module, *args: Any) -> Any:
-    """Call the forward that the module's class had."""
-    return cast(Any, type(self)).__mro__[1].forward(self, *args)
+    """Call the forward that the module's class had; inherited, where ``fully_shard`` exchanged the class once more."""
+    return cast(Any, type(self))._fuselab_original.forward(self, *args)
 
 
 def _torch_rms_norm(self: Any, x: Tensor) -> Any:
