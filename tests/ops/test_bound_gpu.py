@@ -1,5 +1,6 @@
 """Bound and replayed launches on a GPU: the same numbers as the ordinary way, and stepping aside for who watches."""
 
+import functools
 import sys
 
 import pytest
@@ -62,6 +63,24 @@ def test_gradients_agree(name):
         (dx,) = torch.autograd.grad(y, x, dy)
         (wanted,) = torch.autograd.grad(ordinary(call, x, seen.append), x, dy)
         assert torch.equal(dx, wanted)
+
+
+@pytest.mark.parametrize("shape", [(16, 4096), (1, 4096), (300, 512)], ids=str)
+@pytest.mark.parametrize("norm", ["rms_norm", "add_rms_norm"])
+def test_replayed_gradients_agree(norm, shape):
+    """Of the weight, too: one launch for few rows, two for many; and seen by whoever watches."""
+    weight = torch.randn(shape[-1], **WEIGHT).requires_grad_()
+    for _ in range(3):
+        x, seen = normal(*shape).requires_grad_(), []
+        y = ops.rms_norm(x, weight) if norm == "rms_norm" else ops.add_rms_norm(x, 2 * x, weight)[0]
+        dy = torch.randn_like(y)
+        found = torch.autograd.grad(y, (x, weight), dy, retain_graph=True)
+
+        differentiate = functools.partial(torch.autograd.grad, y, (x, weight))
+        wanted = ordinary(differentiate, dy, lambda metadata, seen=seen: seen.append(metadata.get()["name"]))
+        assert len([name for name in seen if "rms_norm" in name or "column_sums" in name]) == 1 + (shape[0] > 256)
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert any(sys.modules["fuselab.ops.rms_norm"]._BACKWARD_REPLAYS.values())
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -1,5 +1,6 @@
 """Replayed calls without a GPU: a launch that is noted instead of made, on CPU tensors."""
 
+import sys
 import types
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fuselab import ops
 from fuselab.ops import internals
 from fuselab.ops import launch as launches
 from fuselab.ops.launch import INTERPRETED
@@ -216,3 +218,33 @@ def test_forms():
     assert form_of(torch.nn.Parameter(x)) == form_of(x)
     assert form_of(x.as_subclass(Odd)) is None
     assert form_of([1.0]) is None
+
+
+@pytest.mark.parametrize(("rows", "launched"), [(3, 1), (300, 2)])
+@pytest.mark.parametrize("operator", ["rms_norm", "add_rms_norm", "softmax_dropout"])
+def test_backward_of_an_operator(calls, monkeypatch, operator, rows, launched):
+    """The first call of a form goes the ordinary way, the second is started again, its gradients where they belong."""
+    monkeypatch.setattr(sys.modules["fuselab.ops.inputs"], "_without_kernels", lambda _: False)
+    for module in ("rms_norm", "softmax_dropout"):
+        for name in ("_REPLAYS", "_BACKWARD_REPLAYS"):
+            monkeypatch.setattr(sys.modules[f"fuselab.ops.{module}"], name, Replays())
+    launched = 1 if operator == "softmax_dropout" else launched
+    for turn in range(2):
+        x = torch.randn(rows, 48, requires_grad=True)
+        weight = torch.randn(48, requires_grad=True)
+        if operator == "softmax_dropout":
+            y, inputs = ops.softmax_dropout(x, 0.0), [x]
+        elif operator == "rms_norm":
+            y, inputs = ops.rms_norm(x, weight), [x, weight]
+        else:
+            y, inputs = ops.add_rms_norm(x, torch.randn(rows, 48), weight)[0], [x, weight]
+        calls.clear()
+        gradients = torch.autograd.grad(y, inputs, torch.randn_like(y))
+        assert len(calls) == launched
+        assert [g.shape for g in gradients] == [t.shape for t in inputs]
+        if turn == 0:
+            assert not any(calls)
+        else:
+            pointers = set().union(*calls)
+            assert set(addresses(*gradients)) <= pointers
+            assert operator == "add_rms_norm" or x.data_ptr() in pointers

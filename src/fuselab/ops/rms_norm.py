@@ -20,7 +20,7 @@ from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.column_sums import column_sums_kernel
 from fuselab.ops.inputs import check_choice, check_tensors, check_vector, compute_dtype, is_plain, needs_grad, on_cpu
 from fuselab.ops.internals import applied
-from fuselab.ops.launch import empty, operator, wrap_triton
+from fuselab.ops.launch import operator, wrap_triton
 from fuselab.ops.replay import Replays, form_of
 from fuselab.ops.rms_norm_few_rows import _rms_norm_backward_few_rows_kernel
 from fuselab.ops.rms_norm_kernels import (
@@ -159,16 +159,23 @@ def _eager_backward(
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, casting: str
-    ) -> tuple[Tensor, Tensor]:
-        y, rstd, *total = _eager_forward(x, residual, weight, eps, casting, True)
-        output = y, total[0] if total else empty(x), rstd
-        _save(ctx, (x, residual, weight, eps, casting), output)
-        return output[0], output[1]
+        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, casting: str, replay: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        outputs = None if replay is None else replay(x, residual, weight)
+        if outputs is None:
+            outputs = _eager_forward(x, residual, weight, eps, casting, True)
+        if residual is None:
+            y, rstd = outputs
+            _save(ctx, (x, None, weight, eps, casting), (y, y, rstd))
+            return y, None
+        y, rstd, total = outputs
+        _save(ctx, (x, residual, weight, eps, casting), (y, total, rstd))
+        return y, total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        return _differentiate(_rms_norm_backward if is_compiling() else _eager_backward, ctx, grads[0], grads[1])
+        run = _rms_norm_backward if is_compiling() else _eager_backward
+        return (*_differentiate(run, ctx, grads[0], grads[1]), None)
 
 
 _rms_norm.register_autograd(
@@ -188,7 +195,7 @@ def apply_rms_norm(
     recorded = needs_grad(x, residual, weight) if form is not None else False
     replay = None if form is None else _REPLAYS.get((*form, eps, casting, recorded))
     if replay is not None:  # a call of this form was checked
-        outputs = _apply(x, residual, weight, eps, casting) if recorded else replay(x, residual, weight)
+        outputs = _apply(x, residual, weight, eps, casting, replay) if recorded else replay(x, residual, weight)
         if outputs is not None:
             return outputs[0], outputs[-1]
     check_tensors(name, x=x, residual=residual, weight=weight)
@@ -205,7 +212,7 @@ def apply_rms_norm(
         y, total, _ = _rms_norm(x, residual, weight, eps, casting)
         return y, total
     if needs_grad(x, residual, weight):
-        y, total = _apply(x, residual, weight, eps, casting)
+        y, total = _apply(x, residual, weight, eps, casting, None)
         return y, total
     outputs = _eager_forward(x, residual, weight, eps, casting, False)
     return outputs[0], outputs[-1]
