@@ -31,6 +31,7 @@ MODULES = [
     "philox",
     "replay",
     "rms_norm",
+    "rms_norm_few_rows",
     "rms_norm_kernels",
     "rms_norm_launch",
     "score_mask",

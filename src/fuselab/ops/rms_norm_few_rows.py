@@ -29,7 +29,7 @@ programs, and long ones wait for memory once: measured at 16 and 256 rows of 409
 
 
 @triton.jit
-def _gradient_of_row(  # type: ignore[no-untyped-def]
+def _backward_of_row(  # type: ignore[no-untyped-def]
     row,
     x_ptr,
     weight_ptr,
@@ -62,7 +62,7 @@ def _gradient_of_row(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _gradient_of_weight(  # type: ignore[no-untyped-def]
+def _backward_of_weight(  # type: ignore[no-untyped-def]
     block,
     x_ptr,
     rstd_ptr,
@@ -115,11 +115,11 @@ def _rms_norm_backward_few_rows_kernel(  # type: ignore[no-untyped-def]
     blocks = tl.num_programs(0) - M
     program = tl.program_id(0)
     if program < blocks:
-        _gradient_of_weight(
+        _backward_of_weight(
             program, x_ptr, rstd_ptr, dy_ptr, dweight_ptr, x_stride, dy_stride, M, N, CASTING, BLOCK_R, BLOCK_C
         )
     else:
-        _gradient_of_row(
+        _backward_of_row(
             (program - blocks).to(tl.int64),
             x_ptr,
             weight_ptr,

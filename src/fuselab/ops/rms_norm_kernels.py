@@ -241,13 +241,12 @@ def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912,
                     dtotal_ptr + after * dtotal_stride + column, after, column, M, N, EVEN, BLOCK_M, HINT
                 )
             next_rstd = tl.load(rstd_ptr + after, mask=after < M, other=0.0)
-        elif PACKED:
+        else:
             x_held = _load(x_ptr + row * x_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT)
             dy_held = _load(dy_ptr + row * dy_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT)
-            rstd = tl.load(rstd_ptr + row)
-        else:
-            x = _load(x_ptr + row * x_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT).to(tl.float32)
-            dy = _load(dy_ptr + row * dy_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT).to(tl.float32)
+            if not PACKED:
+                x = x_held.to(tl.float32)
+                dy = dy_held.to(tl.float32)
             if HAS_DTOTAL:
                 dtotal = _load(dtotal_ptr + row * dtotal_stride + column, row, column, M, N, EVEN, BLOCK_M, HINT).to(
                     tl.float32
@@ -262,6 +261,7 @@ def _rms_norm_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912,
         if PACKED:
             upstream = _upstream(dy_held.to(tl.float32), 1.0, _unpacked(packed), CASTING, HAS_WEIGHT)
             mean = tl.sum(x_held.to(tl.float32) * upstream, axis=1, keep_dims=True) / N * rstd
+            # Unpacked again, so that nothing in float32 lives through the sum.
             x = _unpacked(x_held)
             dy = _unpacked(dy_held)
             upstream = _upstream(dy, rstd, _unpacked(packed), CASTING, HAS_WEIGHT)
