@@ -195,7 +195,7 @@ def _gated(file: str, activated: str, wrong: str) -> list[Mutation]:
     ]
 
 
-_SOFTMAX, _PHILOX, _SCORES = "softmax_dropout_kernels.py", "philox.py", "score_mask.py"
+_SOFTMAX, _PHILOX, _SCORES = "softmax_dropout_*.py", "philox.py", "score_mask.py"
 MUTATIONS: dict[str, list[Mutation]] = {
     "silu": [
         Mutation("the sigmoid's sign", _SILU, r"x \* sigmoid\(x\)", "x * sigmoid(-x)", "_silu_forward_kernel"),
@@ -268,6 +268,9 @@ MUTATIONS: dict[str, list[Mutation]] = {
         Mutation("one decision for two", _PHILOX, r"tl\.join\(words, \(words << 16\).*$", "tl.join(words, words)"),
         Mutation("dropped for kept, both ways", _PHILOX, r">= (?=threshold|tl\.cast\(threshold)", "< "),
         Mutation("fewer rounds", _PHILOX, r"ROUNDS = tl\.constexpr\(\d+\)", "ROUNDS = tl.constexpr(1)"),
+        Mutation("key of the host ignored", _PHILOX, r" \^ \(\(tl\.cast.*$", ""),
+        Mutation("half of the host's key ignored", _PHILOX, r"tl\.cast\(key_high, tl\.int64\)", "0"),
+        Mutation("seed of the device ignored", _PHILOX, r"tl\.load\(seed_ptr\) \^ ", ""),
         Mutation("block of a wide row forgotten", _PHILOX, r"start // NEIGHBOURS \+", "0 +"),
         Mutation("the mask's row", _SCORES, r"\* stride_1|\* mask_stride_1", "* 0"),
     ],
@@ -351,6 +354,7 @@ def checks(operator: str) -> list[Check]:
 
 def softmax_checks() -> list[Check]:
     """Values and gradients given what was dropped, then what is dropped."""
+    import pytest
     import test_softmax_dropout_interpreted as tests
     import torch
     from operator_cases import check_softmax_dropout as check
@@ -364,6 +368,10 @@ def softmax_checks() -> list[Check]:
         name = f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')} p={p} {shown or ''}".strip()
         return name, lambda: check(shape, dtype, p, **more)
 
+    def a_key_of_the_host() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            tests.test_a_key_from_the_host((5, 6), patch)
+
     generator = torch.Generator().manual_seed(0)
     added, heads = torch.randn(2, 1, 5, 8, generator=generator), torch.randn(2, 3, 1, 8, generator=generator)
     kept = (added > 0) | (torch.arange(8) == 2)
@@ -372,6 +380,7 @@ def softmax_checks() -> list[Check]:
         case((3, 7), f32, 0.3), case((4, 16), bf16, 0.1), case((5, 33), f32, 0.1, **rows),
         case((3, 20), f32, 0.3, scale=-2.0), case((2, 3, 5, 8), f32, 0.3, scale=0.5, mask=added),
         case((2, 3, 5, 8), f32, 0.3, mask=kept), case((2, 3, 5, 8), f32, 0.3, mask=heads),
+        ("a key of the host", a_key_of_the_host),
         ("what Philox says of 5x37", lambda: tests.test_dropped_as_philox_says((5, 37), 0.5)),
         ("what Philox says of 2x20001", lambda: tests.test_dropped_as_philox_says((2, 20_001), 0.1)),
         case((3, 20_011), f32, 0.1, scale=0.5), case((9, 129), bf16, 0.1), case((40, 40), f32, 0.0),

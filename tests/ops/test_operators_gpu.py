@@ -366,6 +366,93 @@ def test_manual_seed():
     assert not torch.equal(first, second)
 
 
+def test_no_kernel_draws_the_seed(monkeypatch):
+    """Of an eager call: the generator's state is read on the host, and advances by what torch's own least would."""
+    torch.manual_seed(3)
+    x = torch.zeros(64, 1000, device="cuda", requires_grad=True)
+    masks = [ops.softmax_dropout(x, 0.5) != 0]  # what is launched first of a form is not replayed
+    offset = torch.cuda.default_generators[0].get_offset()
+    assert offset == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "randint", None)
+        for _ in range(40):
+            y = ops.softmax_dropout(x, 0.5)
+            masks.append(y != 0)
+        with torch.no_grad():
+            masks += [ops.softmax_dropout(x, 0.5) != 0 for _ in range(3)]
+    assert torch.cuda.default_generators[0].get_offset() == 4 * len(masks)
+    assert len({tuple(mask[0].tolist()) for mask in masks}) == len(masks)
+    torch.manual_seed(3)
+    assert all(torch.equal(ops.softmax_dropout(x, 0.5) != 0, mask) for mask in masks)
+
+
+def test_the_backward_drops_what_its_forward_did():
+    """Of calls that are interleaved, whose keys are numbers on the host, of every class that Triton has for them."""
+    x = torch.randn(32, 500, device="cuda", requires_grad=True)
+    dy = torch.randn(32, 500, device="cuda")
+    ys = [ops.softmax_dropout(x, 0.5) for _ in range(70)]
+    for y in reversed(ys):
+        wanted = F.softmax(x, -1) * (y != 0) * 2
+        torch.testing.assert_close(y, wanted, rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(*(torch.autograd.grad(v, x, dy)[0] for v in (y, wanted)), rtol=1e-4, atol=1e-7)
+
+
+def test_the_generator_state_is_all_there_is():
+    """Saved and restored, forked, moved on by torch's own operators, and by calls before, between and after replays."""
+    x = torch.zeros(64, 64, device="cuda")
+
+    def mask():
+        return ops.softmax_dropout(x, 0.5) != 0
+
+    torch.manual_seed(1)
+    before = torch.cuda.get_rng_state()
+    first = mask()
+    with torch.random.fork_rng(devices=[0]):
+        second = mask()
+    assert torch.equal(mask(), second)
+    torch.cuda.set_rng_state(before)
+    assert torch.equal(mask(), first)
+    torch.cuda.set_rng_state(before)
+    torch.rand(10, device="cuda")
+    third = mask()
+    assert not torch.equal(third, first)
+    torch.cuda.set_rng_state(before)
+    mask()
+    after = torch.rand(10, device="cuda")
+    torch.cuda.set_rng_state(before)
+    assert not torch.equal(torch.rand(10, device="cuda"), after)
+    # The kernel that was compiled by the calls above serves the graph too: nothing can be compiled in there.
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = ops.softmax_dropout(x, 0.5)
+
+    def some():
+        torch.manual_seed(1)
+        yield mask()
+        for _ in range(2):
+            graph.replay()
+            yield captured != 0
+            yield mask()
+
+    masks, again = list(some()), list(some())
+    assert all(not torch.equal(a, b) for i, a in enumerate(masks) for b in masks[:i])
+    assert all(torch.equal(a, b) for a, b in zip(masks, again, strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_generator_of_another_device_drives_it():
+    x = torch.zeros(64, 64, device="cuda:1", requires_grad=True)
+    for device in (0, 1):
+        with torch.cuda.device(device):
+            torch.manual_seed(1)
+            y = ops.softmax_dropout(x, 0.5)
+            y.sum().backward()
+            torch.manual_seed(1)
+            assert torch.equal(ops.softmax_dropout(x, 0.5), y)
+            assert not torch.equal(ops.softmax_dropout(x, 0.5), y)
+    assert torch.cuda.default_generators[0].get_offset() == 0
+
+
 @pytest.mark.parametrize("operator", NAMES)
 def test_autocast(operator):
     for dtype in (torch.float32, torch.bfloat16):

@@ -36,7 +36,16 @@ MODULES = [
     "rms_norm_launch",
     "score_mask",
 ]
-MODULES += ["silu", "softmax_dropout", "softmax_dropout_kernels", "patch", "patched_forwards", "recognition"]
+MODULES += [
+    "silu",
+    "softmax_dropout",
+    "softmax_dropout_kernels",
+    "softmax_dropout_packed",
+    "philox_key",
+    "patch",
+    "patched_forwards",
+    "recognition",
+]
 
 
 def modules_after(statement):

@@ -227,7 +227,8 @@ def test_backward_of_an_operator(calls, monkeypatch, operator, rows, launched):
     monkeypatch.setattr(sys.modules["fuselab.ops.inputs"], "_without_kernels", lambda _: False)
     for module in ("rms_norm", "softmax_dropout"):
         for name in ("_REPLAYS", "_BACKWARD_REPLAYS"):
-            monkeypatch.setattr(sys.modules[f"fuselab.ops.{module}"], name, Replays())
+            table = getattr(sys.modules[f"fuselab.ops.{module}"], name)
+            monkeypatch.setattr(sys.modules[f"fuselab.ops.{module}"], name, Replays(*table.numbers))
     launched = 1 if operator == "softmax_dropout" else launched
     for turn in range(2):
         x = torch.randn(rows, 48, requires_grad=True)
@@ -248,3 +249,30 @@ def test_backward_of_an_operator(calls, monkeypatch, operator, rows, launched):
             pointers = set().union(*calls)
             assert set(addresses(*gradients)) <= pointers
             assert operator == "add_rms_norm" or x.data_ptr() in pointers
+
+
+@triton.jit(do_not_specialize=["key"])
+def keyed_kernel(x_ptr, y_ptr, stride, key, scale, BLOCK: tl.constexpr):
+    tl.store(y_ptr + key * stride, tl.load(x_ptr) * scale)
+
+
+@pytest.mark.parametrize("first", [0, 1, 16, 7])
+def test_a_number_that_is_another_one_each_time(calls, first):
+    """It is passed on whatever it was at first, for the kernel does not have it compiled in."""
+    table = Replays("key")
+
+    def operator(x, key):
+        def ordinary():
+            y = torch.empty_like(x)
+            launches.launch(keyed_kernel, (3,), x.device, x, y, 5, key, 0.5, BLOCK=8)
+            return (y,)
+
+        return table.run(form_of(x), ordinary, x, numbers=(key,))[0]
+
+    x = torch.randn(4, 16)
+    operator(x, first)
+    for key in (0, 1, 16, 12_345, 2**31 - 1):
+        y = operator(x, key)
+        assert calls[-1] == (x.data_ptr(), y.data_ptr(), 5, key, 0.5, 8)
+    operator(x, 2**31)
+    assert calls[-1] == ()

@@ -140,7 +140,12 @@ def bind(compiled: Any, kernel: Any, device: torch.device, *args: Any, _axes: in
     launcher = internals.c_launcher(compiled, len(kernel.arg_names))
     if launcher is None:
         return None
-    classes = tuple((_class_of(a[0]) if not _axes else "known") if isinstance(a, list) else None for a in rest)
+    free = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
+    classes = tuple(
+        (_class_of(named[name][0], name in free) if not _axes else "known") if name in opened else None
+        for name in kernel.arg_names[len(pointers) :]
+        if name in named
+    )
     if any(c == "wide" for c in classes):
         return None
     several = torch.cuda.device_count() > 1
@@ -157,10 +162,15 @@ _STARTED = BoundLaunches()
 """Launches by everything that Triton would compile another kernel for, of kernels that live as long as their module."""
 
 
-def _class_of(number: int) -> str:
-    """What Triton compiles into a kernel about an integer argument, and what has to hold when it is launched again."""
+def _class_of(number: int, free: bool) -> str:
+    """What Triton compiles into a kernel about an integer argument, and what has to hold when it is launched again.
+
+    ``free``: of a parameter that the kernel asks Triton not to specialise on.
+    """
     if number > _LARGEST_INT32 or number < 0:
         return "wide"
+    if free:
+        return "any"
     return "one" if number == 1 else "sixteens" if number % 16 == 0 else "any"
 
 

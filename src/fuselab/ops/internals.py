@@ -24,6 +24,7 @@ __all__ = [
     "called_while_tracing",
     "current_device",
     "current_raw_stream",
+    "host_generator",
     "watched",
 ]
 
@@ -69,6 +70,29 @@ def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
         return ordinary(*args) if active() else direct(*args)
 
     return apply
+
+
+_generators_have_offsets = all(hasattr(torch.Generator, name) for name in ("get_offset", "set_offset", "initial_seed"))
+
+
+def host_generator(index: int) -> torch.Generator | None:
+    """The generator of a CUDA device if its seed and offset can be read and set on the host now; else None.
+
+    They cannot while the current stream is captured in a graph (torch refuses, and asks the current device only), and
+    must not be where a transform of ``torch.func`` has to see what is drawn.
+    """
+    if (
+        not _generators_have_offsets
+        or current_device is None
+        or current_device() != index
+        or _transforms_active is None
+        or _transforms_active()
+        or torch.cuda.is_current_stream_capturing()
+    ):
+        return None
+    # Looked up each time: torch fills the tuple when CUDA is initialised.
+    generators: tuple[torch.Generator, ...] = getattr(torch.cuda, "default_generators", ())
+    return generators[index] if index < len(generators) else None
 
 
 class CLauncher(NamedTuple):

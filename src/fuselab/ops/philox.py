@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["ROUNDS", "check_probability", "dropout_arguments", "dropout_keep"]
+__all__ = ["ROUNDS", "check_probability", "dropout_arguments", "dropout_keep", "philox_seed"]
 
 ROUNDS = tl.constexpr(7)
 """Rounds of Philox."""
@@ -60,6 +60,16 @@ def _philox(seed, c0, c1, c2):  # type: ignore[no-untyped-def]
         k0 = tl.add(k0, 0x9E3779B9, sanitize_overflow=False)
         k1 = tl.add(k1, 0xBB67AE85, sanitize_overflow=False)
     return c0, c1, c2, c3
+
+
+@triton.jit
+def philox_seed(seed_ptr, key_low, key_high):  # type: ignore[no-untyped-def]
+    """The seed that is on the device, combined with a key from the host, 31 bits a half (see ``philox_key``).
+
+    One of the two is zero. Both at once so that one kernel serves either: an eager call compiles what a CUDA graph
+    captures later, where nothing could be compiled.
+    """
+    return tl.load(seed_ptr) ^ ((tl.cast(key_high, tl.int64) << 32) | tl.cast(key_low, tl.int64))
 
 
 @triton.jit

@@ -2,9 +2,9 @@
 
 What an operator does on the host before its launches (checks, tiles, strides, dtypes) depends on the form of its inputs
 only. The first call of a form goes the ordinary way and its launches are recorded; from then on the same launches are
-made with the pointers of the new inputs and of outputs allocated like the first ones. A call is replayed only where
-that is certain to be the same: every tensor of its launches is an input or an output of the call or was made by
-``launch.scratch``, and all of them are contiguous.
+made with the pointers of the new inputs and of outputs allocated like the first ones, and with the few numbers that are
+other ones each time. A call is replayed only where that is certain to be the same: every tensor of its launches is an
+input or an output of the call or was made by ``launch.scratch``, and all of them are contiguous.
 """
 
 from __future__ import annotations
@@ -64,15 +64,26 @@ _unknown = object()
 
 
 class Replays(dict[Hashable, Replay | None]):
-    """Replays of one function by the form of its inputs and its options; None for a form that has none."""
+    """Replays of one function by the form of its inputs and its options; None for a form that has none.
 
-    def run(self, form: Hashable, function: Callable[[], Outputs], *inputs: Tensor | None) -> Outputs:
+    Args:
+        numbers: names of the kernels' numbers that are other ones with each call, in the kernels' order.
+    """
+
+    def __init__(self, *numbers: str) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def run(
+        self, form: Hashable, function: Callable[[], Outputs], *inputs: Tensor | None, numbers: tuple[int, ...] = ()
+    ) -> Outputs:
         """What ``function`` returns for these inputs, replayed where it was called before.
 
         Args:
             form: ``form_of`` the inputs and every option that the function's launch or outputs depend on.
             function: makes the outputs, and all the tensors that its launches write to are these or ``scratch``.
             inputs: all the tensors that the launches read, None for one that is left out.
+            numbers: what the numbers named at the beginning are in this call.
 
         A replay that is declined (see ``bound.Repeat``) is made anew as a whole, the ordinary way.
         """
@@ -80,17 +91,24 @@ class Replays(dict[Hashable, Replay | None]):
         if replay is None:
             return function()
         if replay is not _unknown:
-            again: Outputs | None = replay(*inputs)
+            again: Outputs | None = replay(*inputs, *numbers)
             return function() if again is None else again
         with launches.recorded() as made:
             outputs = function()
         if len(self) >= _MOST_FORMS:
             self.clear()
-        self[form] = _replay_of(made, inputs, outputs)
+        self[form] = _replay_of(made, inputs, outputs, self.numbers)
         return outputs
 
 
-def _replay_of(made: launches.Recording, inputs: tuple[Tensor | None, ...], outputs: Outputs) -> Replay | None:
+def _opened(launch: launches.Made, numbers: tuple[str, ...]) -> tuple[Any, ...]:
+    # The launch's arguments, with those of these names left open.
+    return tuple([a] if n in numbers else a for a, n in zip(launch.args, launch.kernel.arg_names, strict=False))
+
+
+def _replay_of(
+    made: launches.Recording, inputs: tuple[Tensor | None, ...], outputs: Outputs, numbers: tuple[str, ...]
+) -> Replay | None:
     given = [t for t in inputs if t is not None]
     tensors = [[t for t in launch.args if isinstance(t, Tensor)] for launch in made.launches]
     between = [t for t in made.scratch if t.numel()]
@@ -107,7 +125,7 @@ def _replay_of(made: launches.Recording, inputs: tuple[Tensor | None, ...], outp
         or len(set(addresses)) != len(addresses)  # which of two was meant?
     ):
         return None
-    repeats = [bind(m.compiled, m.kernel, m.device, *m.args, **m.meta) for m in made.launches]
+    repeats = [bind(m.compiled, m.kernel, m.device, *_opened(m, numbers), **m.meta) for m in made.launches]
     if None in repeats:
         return None
     names = {t.data_ptr(): f"i{index}" for index, t in enumerate(inputs) if t is not None}
@@ -122,7 +140,10 @@ def _replay_of(made: launches.Recording, inputs: tuple[Tensor | None, ...], outp
         for y in made_anew
     )
     first = next(i for i, x in enumerate(inputs) if x is not None)
-    make = _maker(len(inputs), first, pointers, likes, (*same, *range(len(outputs), len(made_anew))), len(outputs))
+    opened = [[f"n{numbers.index(n)}" for n in m.kernel.arg_names if n in numbers] for m in made.launches]
+    arguments = tuple((*group, *more) for group, more in zip(pointers, opened, strict=True))
+    same = (*same, *range(len(outputs), len(made_anew)))
+    make = _maker(len(inputs), len(numbers), first, arguments, likes, same, len(outputs))
     shapes, dtypes = [tuple(y.shape) for y in made_anew], [y.dtype for y in made_anew]
     replay: Replay = make(repeats, torch.empty_like, [m.grid[0] for m in made.launches], shapes, dtypes)
     return replay
@@ -131,8 +152,9 @@ def _replay_of(made: launches.Recording, inputs: tuple[Tensor | None, ...], outp
 @functools.cache
 def _maker(
     inputs: int,
+    numbers: int,
     first: int,
-    pointers: tuple[tuple[str, ...], ...],
+    arguments: tuple[tuple[str, ...], ...],
     likes: tuple[int | None, ...],
     same: tuple[int, ...],
     outputs: int,
@@ -144,13 +166,13 @@ def _maker(
         again = f"o{same[index]}" if same[index] != index else None
         allocations.append(f"o{index} = {again or (new if like is None else f'empty_like(i{like})')}")
     starts = []
-    for number, names in enumerate(pointers):
-        arguments = [f"{name}.data_ptr()" if name != "0" else name for name in names]
-        starts.append(f"r{number}(p{number}, {', '.join(arguments)})")
+    for number, names in enumerate(arguments):
+        given = [f"{name}.data_ptr()" if name[0] in "io" else name for name in names]
+        starts.append(f"r{number}(p{number}, {', '.join(given)})")
     text = _TEMPLATE.format(
-        inputs=", ".join(f"i{index}" for index in range(inputs)),
-        repeats=", ".join(f"r{number}" for number in range(len(pointers))),
-        programs=", ".join(f"p{number}" for number in range(len(pointers))),
+        inputs=", ".join([*(f"i{index}" for index in range(inputs)), *(f"n{index}" for index in range(numbers))]),
+        repeats=", ".join(f"r{number}" for number in range(len(arguments))),
+        programs=", ".join(f"p{number}" for number in range(len(arguments))),
         allocations="; ".join(allocations),
         launches=" and ".join(starts),
         outputs=", ".join(f"o{index}" for index in range(outputs)),

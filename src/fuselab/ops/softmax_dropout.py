@@ -1,16 +1,17 @@
 """Softmax followed by dropout, with an optional scale and mask, forward and backward (Srivastava et al., 2014).
 
-What is dropped is never stored: it is a function of a seed, the row and the column (see ``philox``). The seed is one
-number drawn from torch's generator a call and kept for the backward, which evaluates the same function again. So
-``torch.manual_seed`` reproduces it, checkpointing, which restores the generator, replays it, and a CUDA graph draws a
-new seed with each replay. Besides the seed, the backward keeps the input and two float32 a row.
+What is dropped is never stored: it is a function of a seed, the row and the column (see ``philox``). The seed comes
+from torch's generator, once a call (see ``philox_key``), and is kept for the backward, which evaluates the same
+function again. So ``torch.manual_seed`` reproduces it, checkpointing, which restores the generator, replays it, and a
+CUDA graph draws a new seed with each replay. Besides the seed, the backward keeps the input and two float32 a row.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -24,14 +25,17 @@ from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, needs_gra
 from fuselab.ops.internals import applied
 from fuselab.ops.launch import Tile, launch, operator, wrap_triton
 from fuselab.ops.philox import check_probability, dropout_arguments
+from fuselab.ops.philox_key import NO_KEY, Key, draw
 from fuselab.ops.replay import Replays, form_of
 from fuselab.ops.score_mask import check_mask, mask_arguments
 from fuselab.ops.softmax_dropout_kernels import _softmax_dropout_backward_kernel, _softmax_dropout_forward_kernel
 
 __all__ = ["SoftmaxDropout", "softmax_dropout", "softmax_dropout_reference"]
 
-# Rows up to this width are held on chip, wider ones looped over in tiles of so many columns.
+# Rows up to this width are held on chip (up to twice that by the forward, if they can be packed), those wider than the
+# second number packed where possible; wider ones are looped over, twice, in tiles of so many columns.
 _WIDEST = 16384
+_PACKED_FROM = 8192
 _LOOPED = 8192
 
 
@@ -58,41 +62,58 @@ def softmax_dropout_reference(
     return probabilities.to(x.dtype)
 
 
-def _tile(width: int, backward: bool) -> Tile:
+class _Shape(NamedTuple):
+    """What a program holds of a row: its tile, in how many packed parts (1: unpacked), and the compiler's options."""
+
+    tile: Tile
+    parts: int = 1
+    options: tuple[tuple[str, int], ...] = ()
+
+
+def _shape(kernel: Any, x: Tensor, width: int, masked: bool, backward: bool) -> _Shape:
     # Measured on an H200, see benchmarks/notes.md. 32 elements a thread: the fewer threads share a row, the less its
     # two sums cost. Up to 1024 columns one warp has the row for itself, or several rows, and nothing is exchanged
-    # through shared memory. Rows that are too wide to be held are looped over, twice.
+    # through shared memory.
     width = int(width)
+    if width <= _PACKED_FROM:
+        block_n = max(triton.next_power_of_2(width), 16)
+        block_m = max(1024 // block_n, 1)
+        return _Shape(Tile(block_m, block_n, max(block_m * block_n // 1024, 1)))
+    # What a thread may hold is told to Triton's compiler, which would take more and leave a multiprocessor with nothing
+    # to read while it computes. Inductor cannot tell it.
+    told = isinstance(kernel, JITFunction) and x.is_cuda and torch.version.hip is None
+    packable = x.dtype != torch.float32 and not masked
+    looped = _Shape(Tile(1, _LOOPED, 32 if backward else 8))
+    if backward:
+        return looped if width > _WIDEST else _Shape(Tile(1, _WIDEST, 16), 4 if packable else 1)
     if width > _WIDEST:
-        return Tile(1, _LOOPED, 32 if backward else 8)
-    block_n = max(triton.next_power_of_2(width), 16)
-    block_m = max(1024 // block_n, 1)
-    return Tile(block_m, block_n, max(block_m * block_n // 1024, 1))
+        packed = _Shape(Tile(1, 2 * _WIDEST, 32), 4, (("maxnreg", 32),))
+        return packed if packable and told and width <= 2 * _WIDEST else looped
+    if packable:
+        return _Shape(Tile(1, _WIDEST, 8), 4, (("maxnreg", 64),)) if told else _Shape(Tile(1, _WIDEST, 16), 4)
+    held = told and x.dtype != torch.float32
+    return _Shape(Tile(1, _WIDEST, 16), 1, (("maxnreg", 64),)) if held else _Shape(Tile(1, 4096, 4))
 
 
-def _forward_tile(kernel: Any, x: Tensor, width: int) -> tuple[Tile, dict[str, int]]:
-    # The tile, and further options of the compiler. Rows of up to 16384 columns need two programs a multiprocessor, so
-    # that one reads while the other computes: at most 64 registers a thread. The compiler takes more, and the kernel
-    # then 132 us instead of 76, unless it is told. Where it cannot be told, 4096 columns are looped over, in 83 us.
-    tile = _tile(width, False)
-    if tile.num_warps != 16:
-        return tile, {}
-    if isinstance(kernel, JITFunction) and x.is_cuda and torch.version.hip is None and x.dtype != torch.float32:
-        return tile, {"maxnreg": 64}
-    return Tile(1, 4096, 4), {}
+def _neighbours(x: Tensor) -> int:
+    # Columns of a 16-byte access.
+    return 4 if x.dtype == torch.float32 else 8
 
 
-def _meta(x: Tensor, width: int, scale: float, masked: bool, dropout: bool, tile: Tile) -> dict[str, Any]:
+def _meta(x: Tensor, width: int, scale: float, masked: bool, dropout: bool, shape: _Shape) -> dict[str, Any]:
     # The constants that forward and backward have in common.
+    tile = shape.tile
     return {
         "DROPOUT": dropout,
         "NEGATIVE": scale < 0 and not masked,
         "EVEN": int(width) % tile.BLOCK_N == 0,
         "ONE_BLOCK": int(width) <= tile.BLOCK_N,
-        "NEIGHBOURS": 4 if x.dtype == torch.float32 else 8,
+        "PARTS": shape.parts,
+        "NEIGHBOURS": _neighbours(x),
         "BLOCK_M": tile.BLOCK_M,
         "BLOCK_N": tile.BLOCK_N,
         "num_warps": tile.num_warps,
+        **dict(shape.options),
     }
 
 
@@ -106,7 +127,14 @@ def _forward_outputs(x: Tensor, saved: bool = True) -> tuple[Tensor, Tensor, Ten
 
 
 def _forward(
-    kernel: Any, x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float, saved: bool = True
+    kernel: Any,
+    x: Tensor,
+    seed: Tensor | None,
+    mask: Tensor | None,
+    p: float,
+    scale: float,
+    saved: bool = True,
+    key: Key = NO_KEY,
 ) -> tuple[Tensor, Tensor, Tensor]:
     y, peak, reciprocal = _forward_outputs(x, saved)
     if x.numel() == 0:
@@ -114,10 +142,10 @@ def _forward(
     x_MN = rows(x)
     M, N = x_MN.shape
     mask, mask_layout, mask_kind, mask_axes = mask_arguments(x, mask)
-    tile, options = _forward_tile(kernel, x, N)
+    shape = _shape(kernel, x, N, mask_kind != "none", False)
     launch(
         kernel,
-        (triton.cdiv(M, tile.BLOCK_M),),
+        (triton.cdiv(M, shape.tile.BLOCK_M),),
         x.device,
         x_MN,
         mask,
@@ -130,12 +158,12 @@ def _forward(
         N,
         scale,
         *dropout_arguments(p),
+        *key,
         *mask_layout,
         MASK=mask_kind,
         MASK_AXES=mask_axes,
         SAVED=saved,
-        **_meta(x, N, scale, mask_kind != "none", seed is not None, tile),
-        **options,
+        **_meta(x, N, scale, mask_kind != "none", seed is not None, shape),
     )
     return y, peak, reciprocal
 
@@ -155,6 +183,7 @@ def _backward(
     p: float,
     scale: float,
     scores_grad: bool,
+    key: Key = NO_KEY,
 ) -> Tensor:
     # The gradient of x; with scores_grad that of scale * x + mask, in float32.
     dx = _backward_outputs(x, scores_grad)
@@ -163,10 +192,10 @@ def _backward(
     x_MN, dy_MN = rows(x), rows(dy)
     M, N = x_MN.shape
     mask, mask_layout, mask_kind, mask_axes = mask_arguments(x, mask)
-    tile = _tile(N, True)
+    shape = _shape(kernel, x, N, mask_kind != "none", True)
     launch(
         kernel,
-        (triton.cdiv(M, tile.BLOCK_M),),
+        (triton.cdiv(M, shape.tile.BLOCK_M),),
         x.device,
         x_MN,
         mask,
@@ -182,10 +211,12 @@ def _backward(
         scale,
         1.0 if scores_grad else scale,
         *dropout_arguments(p),
+        *key,
         *mask_layout,
         MASK=mask_kind,
         MASK_AXES=mask_axes,
-        **_meta(x, N, scale, mask_kind != "none", seed is not None, tile),
+        BITS=seed is not None and 1 < triton.cdiv(int(N), shape.tile.BLOCK_N) <= 32 // _neighbours(x),
+        **_meta(x, N, scale, mask_kind != "none", seed is not None, shape),
     )
     return dx
 
@@ -217,7 +248,7 @@ def _softmax_dropout_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, seed, mask, p, scale = inputs
+    x, seed, mask, p, scale, *_ = inputs
     ctx.save_for_backward(x, seed, mask, *output[1:])
     ctx.options = p, scale
 
@@ -238,24 +269,25 @@ def _differentiate(run: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, None,
     return dx, None, dmask, None, None
 
 
-_REPLAYS = Replays()
+_REPLAYS = Replays("key_low", "key_high")
 
 
 def _eager_forward(
-    x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float, saved: bool
+    x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float, saved: bool, key: Key
 ) -> tuple[Tensor, ...]:
     # As _forward; replayed where a call of this form was made before.
     def ordinary() -> tuple[Tensor, ...]:
-        return _forward(_softmax_dropout_forward_kernel, x, seed, mask, p, scale, saved)
+        return _forward(_softmax_dropout_forward_kernel, x, seed, mask, p, scale, saved, key)
 
     form = form_of(x, mask)
-    return ordinary() if form is None else _REPLAYS.run((*form, p, scale, saved), ordinary, x, seed, mask)
+    return ordinary() if form is None else _REPLAYS.run((*form, p, scale, saved), ordinary, x, seed, mask, numbers=key)
 
 
-_BACKWARD_REPLAYS = Replays()
+_BACKWARD_REPLAYS = Replays("key_low", "key_high")
 
 
 def _eager_backward(
+    key: Key,
     x: Tensor,
     seed: Tensor | None,
     mask: Tensor | None,
@@ -268,27 +300,37 @@ def _eager_backward(
 ) -> Tensor:
     # As _backward, replayed as the forward is.
     def ordinary() -> tuple[Tensor, ...]:
-        return (
-            _backward(_softmax_dropout_backward_kernel, x, seed, mask, peak, reciprocal, dy, p, scale, scores_grad),
-        )
+        return (_backward(_softmax_dropout_backward_kernel, *inputs, p, scale, scores_grad, key),)
 
     inputs = x, seed, mask, peak, reciprocal, dy
     form = form_of(*inputs)
     if form is None:
         return ordinary()[0]
-    return _BACKWARD_REPLAYS.run((*form, p, scale, scores_grad), ordinary, *inputs)[0]
+    return _BACKWARD_REPLAYS.run((*form, p, scale, scores_grad), ordinary, *inputs, numbers=key)[0]
+
+
+def _traced_backward(key: Key, x: Tensor, seed: Tensor | None, *rest: Any) -> Any:
+    # The operator has no key: the two are put together.
+    low, high = key
+    if seed is not None and (low or high):
+        seed = seed + (high << 32 | low)
+    return _softmax_dropout_backward(x, seed, *rest)
 
 
 class _SoftmaxDropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float) -> Tensor:
-        y, peak, reciprocal = _eager_forward(x, seed, mask, p, scale, True)
+    def forward(
+        ctx: Any, x: Tensor, seed: Tensor | None, mask: Tensor | None, p: float, scale: float, key: Key
+    ) -> Tensor:
+        y, peak, reciprocal = _eager_forward(x, seed, mask, p, scale, True, key)
         _save(ctx, (x, seed, mask, p, scale), (y, peak, reciprocal))
+        ctx.key = key
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return _differentiate(_softmax_dropout_backward if is_compiling() else _eager_backward, ctx, grads[0])
+        backward = _traced_backward if is_compiling() else _eager_backward
+        return *_differentiate(functools.partial(backward, ctx.key), ctx, grads[0]), None
 
 
 _apply = applied(_SoftmaxDropout)
@@ -336,7 +378,8 @@ def softmax_dropout(
     On a CPU it is computed with torch's own operators, ``F.dropout`` among them; a ``NotFusedWarning`` says so once.
 
     Autocast does not change dtypes here: everything is computed in float32 in any case. What is dropped comes from
-    torch's generator of x's device. It differs from what ``F.dropout`` would drop after the same ``torch.manual_seed``.
+    torch's generator of x's device. It differs from what ``F.dropout`` would drop after the same ``torch.manual_seed``,
+    and so does it between eager calls, captured CUDA graphs and ``torch.compile``, which takes its own random numbers.
     Each element is dropped with probability p to within 2^-32, and any two as good as independently (``ops.philox``).
 
     Example:
@@ -357,14 +400,14 @@ def softmax_dropout(
         x = x.movedim(dim, -1)
         if mask is not None:
             mask = mask[(None,) * (x.dim() - mask.dim())].movedim(dim, -1)
-    # On x's device and without waiting for it: captured in a CUDA graph, it is drawn anew with each replay.
-    seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=x.device) if p > 0.0 else None
-    if not is_plain(x):
+    plain = is_plain(x)
+    seed, key = draw(x, plain) if p > 0.0 else (None, NO_KEY)
+    if not plain:
         y: Tensor = _softmax_dropout(x, seed, mask, p, scale)[0]
     elif needs_grad(x, mask):
-        y = _apply(x, seed, mask, p, scale)
+        y = _apply(x, seed, mask, p, scale, key)
     else:
-        y = _eager_forward(x, seed, mask, p, scale, False)[0]
+        y = _eager_forward(x, seed, mask, p, scale, False, key)[0]
     return y if last else y.movedim(-1, dim)
 
 

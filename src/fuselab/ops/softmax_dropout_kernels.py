@@ -1,4 +1,4 @@
-"""The kernels of ``softmax_dropout``: a row at a time where it fits on chip, else in two passes over it.
+"""The kernels of ``softmax_dropout``: a row at a time where it fits on chip, packed or not, else in two passes over it.
 
 Scores are kept as they are read, and their differences to the largest are multiplied by ``scale * log2(e)`` for an
 exponential to base 2: the scores themselves, multiplied by it, could overflow, as those masked with the lowest number
@@ -10,8 +10,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fuselab.ops.philox import dropout_keep
+from fuselab.ops.philox import dropout_keep, philox_seed
 from fuselab.ops.score_mask import mask_pointers
+from fuselab.ops.softmax_dropout_packed import packed_backward, packed_forward
 
 __all__ = ["_softmax_dropout_backward_kernel", "_softmax_dropout_forward_kernel"]
 
@@ -19,9 +20,9 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _load(pointer, row, column, M, N, other, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, KEPT: tl.constexpr):  # type: ignore[no-untyped-def]
-    # A tile, `other` outside of the tensor. KEPT: it is read a second time, soon.
-    policy: tl.constexpr = "evict_last" if KEPT else "evict_first"
+def _load(pointer, row, column, M, N, other, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, READ: tl.constexpr):  # type: ignore[no-untyped-def]
+    # A tile, `other` outside of the tensor. READ: "once", or for the "first" time of two, or "again".
+    policy: tl.constexpr = "evict_last" if READ == "first" else "evict_first"
     if not EVEN:
         return tl.load(pointer, mask=(row < M) & (column < N), other=other, eviction_policy=policy)
     elif BLOCK_M > 1:
@@ -39,6 +40,16 @@ def _store(pointer, value, row, column, M, N, EVEN: tl.constexpr, BLOCK_M: tl.co
         tl.store(pointer, value, mask=row < M, eviction_policy="evict_first")
     else:
         tl.store(pointer, value, eviction_policy="evict_first")
+
+
+@triton.jit
+def _float32(x, READ: tl.constexpr):  # type: ignore[no-untyped-def]
+    # bfloat16 by a shift, one instruction for either half of a word; a conversion takes two for the upper one. That
+    # pays where everything is converted twice.
+    if x.dtype == tl.bfloat16 and READ != "once":
+        return (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return x.to(tl.float32)
 
 
 @triton.jit
@@ -61,11 +72,11 @@ def _scores(  # type: ignore[no-untyped-def]
     NEGATIVE: tl.constexpr,
     EVEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
-    KEPT: tl.constexpr,
+    READ: tl.constexpr,
 ):
     # x itself without a mask: then the scale is applied to differences. Outside of the row what is never the largest.
     outside: tl.constexpr = float("inf") if NEGATIVE else float("-inf")
-    scores = _load(x_ptr + column, row, column, M, N, outside, EVEN, BLOCK_M, KEPT).to(tl.float32)
+    scores = _float32(_load(x_ptr + column, row, column, M, N, outside, EVEN, BLOCK_M, READ), READ)
     if MASK != "none":
         # The type that the number of rows needs; M by itself may be a constant, which has none.
         count = tl.zeros((1,), tl.int32) + M
@@ -73,7 +84,7 @@ def _scores(  # type: ignore[no-untyped-def]
             mask_ptr, row.to(count.dtype), column,
             mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n, MASK_AXES,
         )  # fmt: skip
-        added = _load(pointer, row, column, M, N, 0, EVEN, BLOCK_M, True)
+        added = _load(pointer, row, column, M, N, 0, EVEN, BLOCK_M, "first")
         scores *= scale
         scores = tl.where(added != 0, scores, float("-inf")) if MASK == "keep" else scores + added.to(tl.float32)
         if not EVEN:
@@ -112,7 +123,7 @@ def _columns(start, BLOCK_N: tl.constexpr, NEIGHBOURS: tl.constexpr):  # type: i
     )
 
 
-@triton.jit(do_not_specialize=["threshold", "M"])
+@triton.jit(do_not_specialize=["threshold", "M", "key_low", "key_high"])
 def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     mask_ptr,
@@ -126,6 +137,8 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
     scale,
     threshold,
     rescale,
+    key_low,
+    key_high,
     mask_size_1,
     mask_size_2,
     mask_stride_0,
@@ -139,6 +152,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
     NEGATIVE: tl.constexpr,
     EVEN: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
     NEIGHBOURS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -151,14 +165,19 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
     row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None, None]
     x_ptr += row * x_stride
     y_ptr += row * N
-    seed = tl.load(seed_ptr) if DROPOUT else 0
+    seed = philox_seed(seed_ptr, key_low, key_high) if DROPOUT and PARTS == 1 else 0
 
-    if ONE_BLOCK:
+    if PARTS > 1:
+        peak, reciprocal = packed_forward(
+            x_ptr, y_ptr, seed_ptr, key_low, key_high, row, N, slope, threshold, rescale,
+            DROPOUT, NEGATIVE, EVEN, PARTS, BLOCK_N,
+        )  # fmt: skip
+    elif ONE_BLOCK:
         column = _columns(0, BLOCK_N, NEIGHBOURS)
         scores = _scores(
             x_ptr, mask_ptr, row, column, M, N, scale,
             mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-            MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
+            MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "once",
         )  # fmt: skip
         peak = _peak(scores, NEGATIVE)
         y = _exponentials(scores, peak, slope, column, N, EVEN)
@@ -181,7 +200,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
             scores = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, True,
+                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "first",
             )  # fmt: skip
             before = peak
             peak = tl.minimum(peak, _peak(scores, NEGATIVE)) if NEGATIVE else tl.maximum(peak, _peak(scores, NEGATIVE))
@@ -195,7 +214,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
             scores = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
+                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "again",
             )  # fmt: skip
             y = _exponentials(scores, peak, slope, column, N, EVEN)
             if DROPOUT:
@@ -209,8 +228,8 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
         tl.store(reciprocal_ptr + row, reciprocal, mask=row < M)
 
 
-@triton.jit(do_not_specialize=["threshold", "M"])
-def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["threshold", "M", "key_low", "key_high"])
+def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0915
     x_ptr,
     mask_ptr,
     seed_ptr,
@@ -226,6 +245,8 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
     dx_scale,
     threshold,
     rescale,
+    key_low,
+    key_high,
     mask_size_1,
     mask_size_2,
     mask_stride_0,
@@ -238,6 +259,8 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
     NEGATIVE: tl.constexpr,
     EVEN: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+    BITS: tl.constexpr,
     NEIGHBOURS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -253,17 +276,22 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
     peak = tl.load(peak_ptr + row, mask=row < M, other=0.0)
     reciprocal = tl.load(reciprocal_ptr + row, mask=row < M, other=0.0)
     slope_of_dx = reciprocal * dx_scale
-    seed = tl.load(seed_ptr) if DROPOUT else 0
+    seed = philox_seed(seed_ptr, key_low, key_high) if DROPOUT and PARTS == 1 else 0
 
     # With probabilities p = exponentials * reciprocal: dx = p * (gradient - sum(p * gradient)) * dx_scale.
-    if ONE_BLOCK:
+    if PARTS > 1:
+        packed_backward(
+            x_ptr, dy_ptr, dx_ptr, seed_ptr, key_low, key_high, row, N, slope, threshold, rescale, peak, reciprocal,
+            slope_of_dx, DROPOUT, EVEN, PARTS, BLOCK_N,
+        )  # fmt: skip
+    elif ONE_BLOCK:
         column = _columns(0, BLOCK_N, NEIGHBOURS)
         scores = _scores(
             x_ptr, mask_ptr, row, column, M, N, scale,
             mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-            MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
+            MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "once",
         )  # fmt: skip
-        gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, False).to(tl.float32)
+        gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, "once").to(tl.float32)
         exponentials = _exponentials(scores, peak, slope, column, N, EVEN)
         if DROPOUT:
             keep = dropout_keep(seed, row, 0, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
@@ -272,31 +300,44 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]
         dx = exponentials * (gradient * slope_of_dx - projected * slope_of_dx)
         _store(dx_ptr + column, dx, row, column, M, N, EVEN, BLOCK_M)
     else:
-        total = tl.zeros((BLOCK_M, BLOCK_N // NEIGHBOURS, NEIGHBOURS), tl.float32)
+        # Two passes. What Philox decides in the first is kept for the second, one bit an element, where a thread's fit
+        # one register.
+        total = tl.zeros((BLOCK_M, BLOCK_N // NEIGHBOURS, 1), tl.float32)
+        bits = tl.zeros((BLOCK_M, BLOCK_N // NEIGHBOURS, 1), tl.int32)
+        bit = 1 << tl.arange(0, NEIGHBOURS)[None, None, :]
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
             scores = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, True,
+                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "first",
             )  # fmt: skip
-            gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, True).to(tl.float32)
+            gradient = _float32(_load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, "first"), "first")
             if DROPOUT:
                 keep = dropout_keep(seed, row, start, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
                 gradient *= tl.where(keep, rescale, 0.0)
-            total += _exponentials(scores, peak, slope, column, N, EVEN) * gradient
+                if BITS:
+                    bits = (bits << NEIGHBOURS) | tl.sum(tl.where(keep, bit, 0), axis=2, keep_dims=True)
+            total += tl.sum(_exponentials(scores, peak, slope, column, N, EVEN) * gradient, axis=2, keep_dims=True)
         projected = _sum(total) * reciprocal
+        shift = (tl.cdiv(N, BLOCK_N) - 1) * NEIGHBOURS
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
             scores = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
-                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, False,
+                MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "again",
             )  # fmt: skip
-            gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, False).to(tl.float32)
-            if DROPOUT:
+            gradient = _float32(_load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, "again"), "again")
+            if BITS:
+                keep = ((bits >> shift) & bit) != 0
+                shift -= NEIGHBOURS
+            elif DROPOUT:
                 keep = dropout_keep(seed, row, start, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
-                gradient *= tl.where(keep, rescale, 0.0)
+            if DROPOUT:
+                gradient *= tl.where(keep, rescale * slope_of_dx, 0.0)
+            else:
+                gradient *= slope_of_dx
             exponentials = _exponentials(scores, peak, slope, column, N, EVEN)
-            dx = exponentials * (gradient * slope_of_dx - projected * slope_of_dx)
+            dx = exponentials * (gradient - projected * slope_of_dx)
             _store(dx_ptr + column, dx, row, column, M, N, EVEN, BLOCK_M)

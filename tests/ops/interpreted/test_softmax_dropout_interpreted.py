@@ -1,5 +1,7 @@
 """Softmax + dropout against float64 given what was dropped, and what is dropped, in Triton's interpreter."""
 
+import importlib
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -183,6 +185,23 @@ def test_dropped_as_philox_says(shape, p):
     expected = philox_keep(seed, shape, p)
     for dtype in (torch.float32, torch.bfloat16):  # 4 and 8 neighbouring columns a thread
         assert np.array_equal(kept(shape, p, 7, dtype), expected)
+
+
+@pytest.mark.parametrize("key", [(0, 0), (1, 2**31 - 1), (0x13572468, 16), (2**31 - 1, 2**31 - 1)])
+def test_a_key_from_the_host(key, monkeypatch):
+    """What an eager call on a GPU gives the kernels instead of a seed on the device, in both directions."""
+    given = importlib.import_module("fuselab.ops.softmax_dropout")
+    monkeypatch.setattr(given, "draw", lambda x, plain: (torch.zeros(1, dtype=torch.int64), key))
+    x = torch.zeros(5, 37, requires_grad=True)
+    y = ops.softmax_dropout(x, 0.5)
+    expected = philox_keep(key[1] << 32 | key[0], (5, 37), 0.5)
+    assert np.array_equal((y != 0).numpy(), expected)
+    dy = torch.randn(5, 37)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    wanted = torch.softmax(x, -1) * torch.from_numpy(expected) * 2
+    torch.testing.assert_close(dx, torch.autograd.grad(wanted, x, dy)[0])
+    with torch.no_grad():
+        assert torch.equal(ops.softmax_dropout(x, 0.5), y)
 
 
 def both_below(threshold, bits):
