@@ -23,6 +23,8 @@ __all__ = ["_rms_norm_backward_few_rows_kernel", "backward_few_rows", "is_few_ro
 _MOST_ROWS = 256
 _MOST_ELEMENTS = 2**20
 _WIDEST = 16384
+_EIGHT_WARPS = 8192
+"""Columns of a row for eight warps, 32 a thread; the programs that sum are the slower for more warps."""
 _TILES = ((16, 16, 64), (64, 64, 32), (_MOST_ROWS, 128, 32))
 """For up to so many rows: rows and columns that a program that sums has at once, by eight warps. Narrow blocks are more
 programs, and long ones wait for memory once: measured at 16 and 256 rows of 4096 in bfloat16."""
@@ -191,6 +193,6 @@ def backward_few_rows(
         BLOCK_N=block_n,
         BLOCK_R=block_r,
         BLOCK_C=block_c,
-        num_warps=min(max(block_n // 512, 8), 16),
+        num_warps=8 if block_n <= _EIGHT_WARPS else 16,
     )
     return dweight
