@@ -131,6 +131,7 @@ def test_drawn_on_the_device_where_it_has_to_be(generators, monkeypatch, why):
     seed, key = draw(x, why != "traced")
     assert (seed.dtype, seed.shape, key) == (torch.int64, (1,), NO_KEY)
     assert seed.tolist() != [0]
+    assert why != "captured" or seed >= 0
     assert [g.offset for g in generators] == [0, 0]
     torch.manual_seed(3)
     assert torch.equal(draw(x, why != "traced")[0], seed)

@@ -22,6 +22,7 @@ __all__ = [
     "applied",
     "c_launcher",
     "called_while_tracing",
+    "captured",
     "current_device",
     "current_raw_stream",
     "host_generator",
@@ -73,6 +74,11 @@ def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
 
 
 _generators_have_offsets = all(hasattr(torch.Generator, name) for name in ("get_offset", "set_offset", "initial_seed"))
+
+
+def captured() -> bool:
+    """Whether the current stream is captured in a CUDA graph, and nothing is transformed by ``torch.func``."""
+    return _transforms_active is not None and not _transforms_active() and torch.cuda.is_current_stream_capturing()
 
 
 def host_generator(index: int) -> torch.Generator | None:

@@ -69,7 +69,9 @@ def philox_seed(seed_ptr, key_low, key_high):  # type: ignore[no-untyped-def]
     One of the two is zero. Both at once so that one kernel serves either: an eager call compiles what a CUDA graph
     captures later, where nothing could be compiled.
     """
-    return tl.load(seed_ptr) ^ ((tl.cast(key_high, tl.int64) << 32) | tl.cast(key_low, tl.int64))
+    # Without a sign: its extension would cost registers, of which wide rows have none to spare.
+    low = tl.cast(tl.cast(key_low, tl.uint32), tl.int64)
+    return tl.load(seed_ptr) ^ ((tl.cast(key_high, tl.int64) << 32) | low)
 
 
 @triton.jit

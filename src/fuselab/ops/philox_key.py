@@ -6,8 +6,8 @@ drawn on the device takes: so the next call has another key, and torch's own ope
 for it. torch's functional random numbers (``torch._prims.rng_prims``) take seed and offset the same way.
 
 While a CUDA graph is captured there is no such number: every replay has to draw another, so one is drawn on the device
-by ``torch.randint``, and the kernels read it there. The same holds for everything that torch has to see drawn: graphs
-of ``torch.compile``, ``torch.func``'s transforms, another device than the current one, the interpreter.
+by an operator of torch's, and the kernels read it there. The same holds for everything that torch has to see drawn:
+graphs of ``torch.compile``, ``torch.func``'s transforms, another device than the current one, the interpreter.
 
 A key is a function of seed and offset, without collisions among the offsets of one seed: no two calls after one
 ``torch.manual_seed`` have the same key. torch's own operators have the seed itself for a key, and ten rounds for seven.
@@ -97,7 +97,10 @@ def draw(x: Tensor, plain: bool) -> tuple[Tensor, Key]:
     generator = internals.host_generator(x.get_device()) if plain and x.is_cuda else None
     zero = None if generator is None else _zero(device)
     if generator is None or zero is None:
-        # On x's device and without waiting for it: captured in a CUDA graph, it is drawn anew with each replay.
+        # On x's device and without waiting for it: captured in a CUDA graph, it is drawn anew with each replay. There
+        # by the shorter of the two kernels, which has 63 bits (0.2 us of 4.2 in a call on one row of 4096).
+        if plain and x.is_cuda and internals.captured():
+            return torch.empty(1, dtype=torch.int64, device=device).random_(), NO_KEY
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device), NO_KEY
     with _lock:
         seed, offset = generator.initial_seed(), generator.get_offset()
