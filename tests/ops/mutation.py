@@ -144,13 +144,11 @@ _RMS_NORM_MUTATIONS = [
 ]
 
 _LAYER_NORM_MUTATIONS = [
-    Mutation("rstd missing in dx", _LAYER_NORM, r"(\[None, :, None\]|\)) \* rstd$", r"\1", "backward"),
-    Mutation("rstd missing in one term of dx", _LAYER_NORM, r"dx_hat \* rstd", "dx_hat", "backward"),
-    Mutation("the projection's sign", _LAYER_NORM, r"- (?=\(x_hat \* pro|x_hat \* tl)", "+ ", "backward"),
-    Mutation(
-        "projection missing in dx", _LAYER_NORM, r"x_hat \* projected \+ | - x_hat \* .*?(?=\) \*)", "", "backward"
-    ),
-    Mutation("mean missing in dx", _LAYER_NORM, r" \+ average(?=\))| - tl\.load\(average_ptr \+ row\)", "", "backward"),
+    Mutation("rstd missing in dx", _LAYER_NORM, r"else rstd\b", "else 1.0", "backward"),
+    Mutation("rstd missing in one term of dx", _LAYER_NORM, r"(dx_hat|weight\)) \* factor", r"\1", "backward"),
+    Mutation("the projection's sign", _LAYER_NORM, r"- (?=\(x_hat \* \(?projected)", "+ ", "backward"),
+    Mutation("projection missing in dx", _LAYER_NORM, r"x_hat \* (projected|\(projected .*?\)) \+ ", "", "backward"),
+    Mutation("mean missing in dx", _LAYER_NORM, r" \+ average( \* scale)?(?=\))", "", "backward"),
     Mutation("weight's gradient of the last rows only", _LAYER_NORM, r"\bdweight \+= ", "dweight = ", "backward"),
     Mutation("bias's gradient of the last rows only", _LAYER_NORM, r"\bdbias \+= ", "dbias = ", "backward"),
     Mutation("last partial row of the gradients", _LAYER_NORM, r"program < programs\b", "program < programs - 1"),
@@ -243,7 +241,7 @@ MUTATIONS: dict[str, list[Mutation]] = {
         *_GELU_MUTATIONS,
         Mutation("bias forgotten", _LAYER_NORM, r"\* weight \+ bias\b", "* weight", _INSIDE),
         Mutation("weight missing in the gradient", _LAYER_NORM, r"dz \* weight\b", "dz", _INSIDE),
-        Mutation("gradients of weight and bias in one", _LAYER_NORM, r"partial_ptr \+ N,", "partial_ptr,", "backward"),
+        Mutation("a gradient in the other's place", _LAYER_NORM, r"store\(dbias_ptr", "store(dweight_ptr", "backward"),
     ],
     "softmax_dropout": [
         Mutation("last column masked", _SOFTMAX, r"\(column < N\)", "(column < N - 1)"),
@@ -320,7 +318,7 @@ def checks(operator: str) -> list[Check]:
             case((4, 65), f32, magnitude=1e-4), case((7, 700), f32), case((5, 48), bf16, other=f32),
             case((31, 127), f32, {"eps": 1e-3}, layout="transposed", grad_layout="expanded"),
             case((2, 8_200), f32, **rows), case((3, 20_011), f32), case((130, 24), f32), case((3, 8_000), f32),
-            case((5, 1_100), f32), aligned((3, 8_192), bf16),
+            case((5, 1_100), f32), aligned((3, 8_192), bf16), case((9, 8_200), f32),
         ]  # fmt: skip
     if operator == "softmax_dropout":
         return softmax_checks()

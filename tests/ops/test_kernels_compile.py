@@ -110,7 +110,7 @@ def run_every_kernel(width, dtype, rows=3):
     packed = torch.randn(rows, 2 * width, requires_grad=True).to(dtype)
     weight, bias = torch.ones(width, requires_grad=True), torch.zeros(width, dtype=dtype, requires_grad=True)
     outputs = [
-        ops.layer_norm_gelu(x, weight, bias),
+        ops.layer_norm_gelu(many, weight, bias),
         *ops.add_rms_norm(x, x, weight),
         *ops.add_rms_norm(many, many, weight),
         ops.softmax_dropout(x, 0.1, mask=torch.ones(width, dtype=torch.bool)),

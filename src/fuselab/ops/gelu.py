@@ -13,7 +13,7 @@ where the exponential is below 3e-7. Errors against float64, arithmetic in float
 form              GELU                                       its derivative
 ================  =========================================  ===============================
 in full           2.5e-7, half an ulp of the largest there   1.5e-7
-SHORT             3e-4 of the value                          8e-5
+SHORT, scaled     3e-4 of the value                          8e-5
 ================  =========================================  ===============================
 
 The short ones, of degree 8 and 7, are for results that are rounded to bfloat16 next, which moves a value by up to
@@ -24,7 +24,10 @@ exponential and a tenth of the time, but is off by 2e-5 everywhere, and results 
 import triton
 import triton.language as tl
 
-__all__ = ["gelu", "gelu_derivative"]
+__all__ = ["GELU_SCALE", "gelu", "gelu_derivative", "gelu_gradient_scaled"]
+
+GELU_SCALE: tl.constexpr = tl.constexpr(0.8493218002880191)
+"""The square root of log2(e) / 2: exp(-z^2 / 2) is 2 to the power of -(GELU_SCALE z)^2."""
 
 
 @triton.jit
@@ -109,3 +112,25 @@ def gelu_derivative(z, APPROXIMATE: tl.constexpr, SHORT: tl.constexpr = False): 
         # its shape.
         q = tl.exp2(z * z * -0.7213475204444817) * _tail_derivative(a, tl.abs(z), SHORT)
         return tl.where(z > 0.0, 1.0 - q, q)
+
+
+@triton.jit
+def gelu_gradient_scaled(dy, z):  # type: ignore[no-untyped-def]
+    """``dy * gelu_derivative(z / GELU_SCALE, "none", SHORT=True)``, for callers that have a scaled ``z`` at no cost.
+
+    Three instructions fewer. Where ``z`` is infinite the derivative is 0 or 1 here, torch's NaN.
+    """
+    a = tl.minimum(tl.abs(z), 4.671269901584105)
+    # The coefficients of _tail_derivative over powers of GELU_SCALE.
+    r = -9.474910621065646e-05 * a + 0.0017815225291997194
+    r = r * a - 0.01408036332577467
+    r = r * a + 0.061928294599056244
+    r = r * a - 0.17156344652175903
+    r = r * a + 0.32801851630210876
+    r = r * a - 0.9365024566650391
+    r = r * a + 0.4999239146709442
+    # The derivative less a half is odd: its sign by one logical instruction.
+    half = 0.5 - tl.exp2(-(z * z)) * r
+    sign = z.to(tl.int32, bitcast=True) & -2147483648
+    half = (half.to(tl.int32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
+    return dy * half + 0.5 * dy

@@ -8,6 +8,7 @@ float32 partial sums over their rows, and a second kernel adds those up, so that
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -29,7 +30,17 @@ from fuselab.ops.inputs import (
     rows,
 )
 from fuselab.ops.internals import applied
-from fuselab.ops.launch import empty, fewer, launch, operator, persistent_programs, wrap_triton
+from fuselab.ops.launch import (
+    INTERPRETED,
+    empty,
+    fewer,
+    launch,
+    most_programs,
+    operator,
+    persistent_programs,
+    scratch,
+    wrap_triton,
+)
 from fuselab.ops.layer_norm_gelu_kernels import (
     _layer_norm_gelu_backward_columns_kernel,
     _layer_norm_gelu_backward_kernel,
@@ -48,8 +59,10 @@ _APPROXIMATIONS = ("none", "tanh")
 _FORWARD_WIDEST = 16384
 # The backward holds x, dy, the next rows of both, weight, bias and two partial sums: more columns than this spill.
 _BACKWARD_WIDEST = 8192
-# Columns of a tile in rows wider than that.
-_FORWARD_LOOPED, _ROWS_LOOPED, _COLUMNS_LOOPED = 8192, 4096, 2048
+# Columns of a tile in rows wider than that: of the forward, and of both kernels of the backward.
+_FORWARD_LOOPED, _BACKWARD_LOOPED = 8192, 1024
+# Programs for each multiprocessor of the kernel that goes down blocks of columns, and their registers.
+_DOWN_COLUMNS, _DOWN_REGISTERS = 4, 128
 
 
 class _Tile(NamedTuple):
@@ -66,6 +79,10 @@ class _Tile(NamedTuple):
     """Groups of columns of a row in a thread, summed before the threads' sums are."""
     reload: bool = False
     """Weight and bias are read again for every tile: the registers are needed otherwise."""
+    scaled: bool = False
+    """The derivative of GELU in the form for scaled arguments, where results are bfloat16."""
+    twice: bool = False
+    """Not float32: the normalised row is made again after its sums."""
 
 
 # By width rounded up to a power of two; bfloat16 on an H200, see benchmarks/notes.md. Narrower rows share a program as
@@ -80,13 +97,15 @@ _FORWARD_TILES = {
     16384: _Tile(1, 16, programs=1),
 }
 _BACKWARD_TILES = {
-    256: _Tile(8, 4, programs=4, registers=128),
+    256: _Tile(4, 1, programs=16, registers=128, scaled=True),
     512: _Tile(4, 4, programs=3, registers=168),
     1024: _Tile(2, 4, programs=4, registers=128),
     2048: _Tile(1, 4, programs=4, registers=128),
     4096: _Tile(1, 8, programs=2, registers=128),
-    8192: _Tile(1, 16, programs=1, parts=2, reload=True),
+    8192: _Tile(1, 16, programs=1, parts=2, reload=True, scaled=True, twice=True),
 }
+# One warp would hold four rows of float32 twice over.
+_BACKWARD_TILES_FLOAT32 = {**_BACKWARD_TILES, 256: _Tile(8, 4, programs=4, registers=128)}
 
 
 def _tile(tiles: dict[int, _Tile], width: int) -> tuple[_Tile, int]:
@@ -97,19 +116,14 @@ def _tile(tiles: dict[int, _Tile], width: int) -> tuple[_Tile, int]:
 
 
 def _programs(tile: _Tile, tiles: int, device: torch.device) -> int:
-    if not tile.programs:
-        return tiles
-    if device.type != "cuda":
-        return persistent_programs(tiles, device)
-    # ``persistent_programs`` of more tiles than there can be is two for each multiprocessor.
-    return fewer(tiles, tile.programs * persistent_programs(2**30, device) // 2)
+    return persistent_programs(tiles, device, tile.programs) if tile.programs else tiles
 
 
-def _limits(kernel: Any, tile: _Tile, device: torch.device) -> dict[str, int]:
+def _limits(kernel: Any, registers: int, device: torch.device) -> dict[str, int]:
     # Only where the launch is a direct one: a traced kernel takes no such option, nor does an AMD GPU. There the rows
     # are not loaded ahead, which needs the registers of fewer programs.
     direct = isinstance(kernel, JITFunction) and device.type == "cuda" and torch.version.hip is None
-    return {"maxnreg": tile.registers} if tile.registers and direct else {}
+    return {"maxnreg": registers} if registers and direct else {}
 
 
 def layer_norm_gelu_reference(
@@ -139,7 +153,7 @@ def _forward(
     M, N = x_MN.shape[0], int(x_MN.shape[1])
     affine = x_MN if weight is None else weight.contiguous(), x_MN if bias is None else bias.contiguous()
     pointers = x_MN, *affine, y, mean, rstd
-    flags = _flags(x, weight, bias, approximate)
+    flags = {**_flags(x, weight, bias, approximate), "ASSEMBLY": _assembly(x.device)}
     if N > _FORWARD_WIDEST:
         sizes = {"BLOCK_N": _FORWARD_LOOPED, "num_warps": 16}
         launch(kernels[1], (M,), x.device, *pointers, x_MN.stride(0), N, eps, **flags, **sizes)
@@ -160,7 +174,7 @@ def _forward(
         BLOCK_N=block_n,
         num_warps=tile.num_warps,
         # In float32 the same registers would spill.
-        **(_limits(kernels[0], tile, x.device) if x.element_size() == 2 else {}),
+        **(_limits(kernels[0], tile.registers, x.device) if x.element_size() == 2 else {}),
     )
     return y, mean, rstd
 
@@ -172,6 +186,10 @@ def _flags(x: Tensor, weight: Tensor | None, bias: Tensor | None, approximate: s
         "HAS_WEIGHT": weight is not None,
         "HAS_BIAS": bias is not None,
     }
+
+
+def _assembly(device: torch.device) -> bool:
+    return not INTERPRETED and device.type == "cuda" and torch.version.hip is None
 
 
 def _backward_outputs(
@@ -198,7 +216,10 @@ def _backward(
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     x_MN, dy_MN = rows(x), rows(dy)
     M, N = x_MN.shape[0], int(x_MN.shape[1])
-    affine_grad = affine_grad and not (weight is None and bias is None)
+    grads = {
+        "WEIGHT_GRAD": affine_grad and weight is not None,
+        "BIAS_GRAD": affine_grad and bias is not None,
+    }
     pointers: tuple[Tensor, ...] = (
         x_MN,
         x_MN if weight is None else weight.contiguous(),
@@ -211,14 +232,16 @@ def _backward(
     flags = _flags(x, weight, bias, approximate)
     sizes: dict[str, int]
     if N <= _BACKWARD_WIDEST:
-        tile, block_n = _tile(_BACKWARD_TILES, N)
-        programs = _programs(tile, triton.cdiv(M, tile.BLOCK_M), x.device)
-        grid: tuple[int, ...] = (programs,)
-        limits = _limits(kernels[0], tile, x.device)
+        tile, block_n = _tile(_BACKWARD_TILES if x.element_size() == 2 else _BACKWARD_TILES_FLOAT32, N)
+        most = most_programs(x.device, tile.programs)
+        programs = grid = fewer(triton.cdiv(M, tile.BLOCK_M), most)
+        limits = _limits(kernels[0], tile.registers, x.device)
         sizes = {
             "AHEAD": len(limits) > 0 or not tile.registers,
             "PARTS": tile.parts,
             "RELOAD": tile.reload,
+            "SCALED": tile.scaled and flags["SHORT"] and approximate == "none",
+            "TWICE": tile.twice and x.element_size() == 2,
             "BLOCK_M": tile.BLOCK_M,
             # 8 columns a thread, 256 a warp: the rows of a tile that lie in different threads.
             "SUM_M": min(max(256 * tile.num_warps // block_n, 1), tile.BLOCK_M),
@@ -227,37 +250,63 @@ def _backward(
         options = {"num_warps": tile.num_warps, **limits}
         kernel = kernels[0]
     else:
-        average = torch.empty(M, dtype=torch.float32, device=x.device)
-        projected = torch.empty_like(average)
+        thread_n = 16 // x.element_size()  # what a thread reads at a time
+        average, projected = scratch((M,), x.device), scratch((M,), x.device)
         pointers = *pointers, average, projected
-        launch(kernels[1], (M,), x.device, *pointers, *strides, N, **flags, BLOCK_N=_ROWS_LOOPED, num_warps=8)
-        blocks = triton.cdiv(N, _COLUMNS_LOOPED)
-        programs = fewer(M, triton.cdiv(4 * persistent_programs(M * blocks, x.device), blocks))
-        grid, sizes, options = (blocks, programs), {"BLOCK_N": _COLUMNS_LOOPED}, {"num_warps": 4}
+        sizes = {"BLOCK_M": thread_n // 4, "BLOCK_N": _BACKWARD_LOOPED}
+        options = {"num_warps": 4}
+        launch(
+            kernels[1],
+            (triton.cdiv(M, sizes["BLOCK_M"]),),
+            x.device,
+            *pointers,
+            *strides,
+            M,
+            N,
+            **flags,
+            ASSEMBLY=_assembly(x.device),
+            THREAD_N=thread_n,
+            **sizes,
+            **options,
+        )
+        sizes["BLOCK_M"] = thread_n // 2
+        options |= _limits(kernels[2], _DOWN_REGISTERS if x.element_size() == 2 else 0, x.device)
+        blocks = triton.cdiv(N, _BACKWARD_LOOPED)
+        most = max(most_programs(x.device, _DOWN_COLUMNS) // blocks, 2)
+        programs = fewer(triton.cdiv(M, sizes["BLOCK_M"]), most)
+        grid = blocks * programs
         kernel = kernels[2]
-    partial = torch.empty((programs, 2, N) if affine_grad else (0,), dtype=torch.float32, device=x.device)
-    constants = {**flags, "AFFINE_GRAD": affine_grad, **sizes}
-    launch(kernel, grid, x.device, *pointers, dx, partial, *strides, M, N, **constants, **options)
-    if not affine_grad:
-        return dx, empty(x), empty(x)
-    dweight = empty(x) if weight is None else torch.empty_like(weight, memory_format=torch.contiguous_format)
-    dbias = empty(x) if bias is None else torch.empty_like(bias, memory_format=torch.contiguous_format)
-    launch(
-        kernels[3],
-        (triton.cdiv(2 * N, 32),),
-        x.device,
-        partial,
-        partial if weight is None else dweight,
-        partial if bias is None else dbias,
-        programs,
-        N,
-        HAS_WEIGHT=weight is not None,
-        HAS_BIAS=bias is not None,
-        BLOCK_M=64,
-        BLOCK_N=32,
-        num_warps=8,
+    dweight = torch.empty(N, dtype=weight.dtype, device=x.device) if weight is not None and affine_grad else empty(x)
+    dbias = torch.empty(N, dtype=bias.dtype, device=x.device) if bias is not None and affine_grad else empty(x)
+    # A program that has all rows writes the gradients themselves.
+    partial = (
+        (dweight, dbias)
+        if programs == 1
+        else tuple(scratch((programs, N), x.device) if grad else empty(x) for grad in grads.values())
     )
+    launch(kernel, (grid,), x.device, *pointers, dx, *partial, *strides, M, N, **flags, **grads, **sizes, **options)
+    if programs != 1 and any(grads.values()):
+        launch(
+            kernels[3],
+            (sum(grads.values()) * triton.cdiv(N, _sums_tile(N, most)["BLOCK_N"]),),
+            x.device,
+            *partial,
+            dweight,
+            dbias,
+            programs,
+            N,
+            **grads,
+            **_sums_tile(N, most),
+        )
     return dx, dweight, dbias
+
+
+def _sums_tile(N: int, most: int) -> dict[str, int]:
+    # All partial sums of a column at once, so that they are waited for once; few columns a program, 32 bytes of a row
+    # at least, where there are few of them.
+    block_n = 32 if N >= 4096 else 16 if N >= 1024 else 8
+    block_m = min(triton.next_power_of_2(most), 16384 // block_n)
+    return {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": min(max(block_m * block_n // 1024, 4), 16)}
 
 
 _FORWARD_KERNELS = _layer_norm_gelu_forward_kernel, _layer_norm_gelu_forward_loop_kernel
@@ -309,10 +358,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 def _differentiate(run: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
     x, weight, bias, mean, rstd = ctx.saved_tensors
     _, weight_grad, bias_grad, *_ = ctx.needs_input_grad
-    with torch.no_grad():
+    twice = torch.is_grad_enabled()
+    with torch.no_grad() if twice else nullcontext():
         dx, dweight, dbias = run(x, weight, bias, mean, rstd, dy, ctx.approximate, weight_grad or bias_grad)
-    gradients = dx, dweight if weight_grad else None, dbias if bias_grad else None
-    dx, dweight, dbias = refuse_second_derivative("layer_norm_gelu", gradients, (dy, x, weight, bias))
+    dweight, dbias = dweight if weight_grad else None, dbias if bias_grad else None
+    if twice:
+        gradients = dx, dweight, dbias
+        dx, dweight, dbias = refuse_second_derivative("layer_norm_gelu", gradients, (dy, x, weight, bias))
     return dx, dweight, dbias, None, None
 
 
@@ -330,6 +382,28 @@ def _eager_forward(
     return ordinary() if form is None else _REPLAYS.run((*form, eps, approximate), ordinary, x, weight, bias)
 
 
+_BACKWARD_REPLAYS = Replays()
+
+
+def _eager_backward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    dy: Tensor,
+    approximate: str,
+    affine_grad: bool,
+) -> tuple[Tensor, ...]:
+    # As _backward; replayed as the forward is.
+    def ordinary() -> tuple[Tensor, ...]:
+        return _backward(_BACKWARD_KERNELS, *inputs, approximate, affine_grad)
+
+    inputs = x, weight, bias, mean, rstd, dy
+    form = form_of(*inputs)
+    return ordinary() if form is None else _BACKWARD_REPLAYS.run((*form, approximate, affine_grad), ordinary, *inputs)
+
+
 class _LayerNormGELU(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -341,10 +415,7 @@ class _LayerNormGELU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        def run(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-            return _backward(_BACKWARD_KERNELS, *args)
-
-        return _differentiate(run, ctx, grads[0])
+        return _differentiate(_layer_norm_gelu_backward if is_compiling() else _eager_backward, ctx, grads[0])
 
 
 _apply = applied(_LayerNormGELU)

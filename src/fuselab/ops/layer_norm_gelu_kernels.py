@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fuselab.ops.gelu import gelu, gelu_derivative
+from fuselab.ops.gelu import GELU_SCALE, gelu, gelu_derivative, gelu_gradient_scaled
 
 __all__ = [
     "_layer_norm_gelu_backward_columns_kernel",
@@ -22,17 +22,36 @@ __all__ = [
 
 
 @triton.jit
+def _float32(value, ASSEMBLY: tl.constexpr):  # type: ignore[no-untyped-def]
+    # The value in float32. Of two bfloat16 in a register NVIDIA's compiler moves the upper one down and up again; it is
+    # in its place already.
+    if ASSEMBLY and value.dtype == tl.bfloat16:
+        unpack: tl.constexpr = "{ shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000; }"
+        bits = tl.inline_asm_elementwise(unpack, "=r,=r,r", [value], dtype=tl.int32, is_pure=True, pack=2)
+        return bits.to(tl.float32, bitcast=True)
+    else:
+        return value.to(tl.float32)
+
+
+@triton.jit
 def _affine(  # type: ignore[no-untyped-def]
-    weight_ptr, bias_ptr, column, N: tl.constexpr, EVEN: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr
+    weight_ptr,
+    bias_ptr,
+    column,
+    N: tl.constexpr,
+    EVEN: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
 ):
     # Weight and bias of some columns: ones and zeros where there are none. Behind the last column both are zero, and so
     # is every gradient.
     weight = tl.full(column.shape, 1.0, tl.float32)
     bias = tl.zeros(column.shape, tl.float32)
     if HAS_WEIGHT:
-        weight = _load(weight_ptr + column, column < N, EVEN).to(tl.float32)
+        weight = _float32(_load(weight_ptr + column, column < N, EVEN), ASSEMBLY)
     if HAS_BIAS:
-        bias = _load(bias_ptr + column, column < N, EVEN).to(tl.float32)
+        bias = _float32(_load(bias_ptr + column, column < N, EVEN), ASSEMBLY)
     return weight, bias
 
 
@@ -74,6 +93,7 @@ def _layer_norm_gelu_forward_kernel(  # type: ignore[no-untyped-def]
     SHORT: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
     PERSISTENT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -92,11 +112,11 @@ def _layer_norm_gelu_forward_kernel(  # type: ignore[no-untyped-def]
         for _ in range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
             after = row + step
             ahead = _load_once(x_ptr + after * x_stride + column, (after < M) & (column < N), False)
-            _forward_tile(x, row, column, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, M, N, eps, APPROXIMATE, SHORT, HAS_WEIGHT, HAS_BIAS, EVEN, EVEN and BLOCK_M == 1)  # fmt: skip # noqa: E501
+            _forward_tile(x, row, column, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, M, N, eps, APPROXIMATE, SHORT, HAS_WEIGHT, HAS_BIAS, ASSEMBLY, EVEN, EVEN and BLOCK_M == 1)  # fmt: skip # noqa: E501
             x = ahead
             row = after
     else:
-        _forward_tile(x, row, column, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, M, N, eps, APPROXIMATE, SHORT, HAS_WEIGHT, HAS_BIAS, EVEN, EVEN and BLOCK_M == 1)  # fmt: skip # noqa: E501
+        _forward_tile(x, row, column, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, M, N, eps, APPROXIMATE, SHORT, HAS_WEIGHT, HAS_BIAS, ASSEMBLY, EVEN, EVEN and BLOCK_M == 1)  # fmt: skip # noqa: E501
 
 
 @triton.jit
@@ -116,11 +136,12 @@ def _forward_tile(  # type: ignore[no-untyped-def]
     SHORT: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
     EVEN: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    x = x.to(tl.float32)
-    weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
+    x = _float32(x, ASSEMBLY)
+    weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, ASSEMBLY)
     mean = tl.sum(x, axis=1, keep_dims=True) * (1.0 / N)
     centred = x - mean
     if not EVEN:
@@ -150,6 +171,7 @@ def _layer_norm_gelu_forward_loop_kernel(  # type: ignore[no-untyped-def]
     SHORT: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     # Rows wider than a tile: two passes, the second from the second-level cache. Each place in the block keeps mean and
@@ -164,7 +186,7 @@ def _layer_norm_gelu_forward_loop_kernel(  # type: ignore[no-untyped-def]
     count = 0.0
     for start in range(0, N, BLOCK_N):
         mask = start + lane < N
-        x = _load(x_ptr + row * x_stride + start + lane, mask, EVEN).to(tl.float32)
+        x = _float32(_load(x_ptr + row * x_stride + start + lane, mask, EVEN), ASSEMBLY)
         count += 1.0
         delta = x - mean
         if not EVEN:
@@ -178,12 +200,60 @@ def _layer_norm_gelu_forward_loop_kernel(  # type: ignore[no-untyped-def]
     for start in range(0, N, BLOCK_N):
         column = start + lane
         mask = column < N
-        x = _load_once(x_ptr + row * x_stride + column, mask, EVEN).to(tl.float32)
-        weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
+        x = _float32(_load_once(x_ptr + row * x_stride + column, mask, EVEN), ASSEMBLY)
+        weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, ASSEMBLY)
         y = gelu((x - row_mean) * rstd * weight + bias, APPROXIMATE, SHORT)
         tl.store(y_ptr + row * N + column, y.to(y_ptr.dtype.element_ty), mask=mask)
     tl.store(mean_ptr + row, row_mean)
     tl.store(rstd_ptr + row, rstd)
+
+
+@triton.jit
+def _scaled_affine(  # type: ignore[no-untyped-def]
+    weight_ptr,
+    bias_ptr,
+    column,
+    N: tl.constexpr,
+    EVEN: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
+    SCALED: tl.constexpr,
+):
+    # Weight and bias as _slope wants them: a multiplication for each column saves one for each element.
+    weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, ASSEMBLY)
+    if SCALED:
+        # NaN where one of them is infinite: so is the derivative of GELU there, and the scaled one would not be.
+        return (weight + 0.0 * weight + 0.0 * bias) * GELU_SCALE, bias * GELU_SCALE
+    else:
+        return weight, bias
+
+
+@triton.jit
+def _nan_where_infinite(  # type: ignore[no-untyped-def]
+    weight_ptr, bias_ptr, column, N: tl.constexpr, EVEN: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr
+):
+    # NaN in columns whose weight or bias is infinite, zero elsewhere.
+    weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, False)
+    return 0.0 * weight + 0.0 * bias
+
+
+@triton.jit
+def _gradient(dy, z, APPROXIMATE: tl.constexpr, SHORT: tl.constexpr, SCALED: tl.constexpr):  # type: ignore[no-untyped-def]
+    # Of LayerNorm's output: what the bias's gradient sums.
+    if SCALED:
+        return gelu_gradient_scaled(dy, z)
+    else:
+        return dy * gelu_derivative(z, APPROXIMATE, SHORT)
+
+
+@triton.jit
+def _normalised(x, mean, rstd, ASSEMBLY: tl.constexpr):  # type: ignore[no-untyped-def]
+    # For 16 bits as they were read, one instruction less: what that loses where the mean is large, x had lost before.
+    if x.dtype == tl.float32:
+        return (x - mean) * rstd
+    else:
+        return _float32(x, ASSEMBLY) * rstd - mean * rstd
 
 
 @triton.jit
@@ -195,7 +265,8 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
     rstd_ptr,
     dy_ptr,
     dx_ptr,
-    partial_ptr,
+    dweight_ptr,
+    dbias_ptr,
     x_stride,
     dy_stride,
     M,
@@ -204,37 +275,45 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
     SHORT: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    AFFINE_GRAD: tl.constexpr,
+    WEIGHT_GRAD: tl.constexpr,
+    BIAS_GRAD: tl.constexpr,
     AHEAD: tl.constexpr,
     PARTS: tl.constexpr,
     RELOAD: tl.constexpr,
+    SCALED: tl.constexpr,
+    TWICE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     SUM_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     # A few programs share the rows: each keeps its partial sums of the weight's and the bias's gradients in registers,
-    # for SUM_M rows apart, and with AHEAD it loads the next rows before it works on these.
+    # for SUM_M rows apart, and with AHEAD it loads the next rows before it works on these. Registers are what is
+    # short: with RELOAD weight and bias are read for every tile, and with TWICE x_hat is not kept while a row is
+    # summed. What comes of it is the compiler's order of instructions: benchmarks/notes.md has what each width gained.
     EVEN: tl.constexpr = BLOCK_N == N
     column = tl.arange(0, BLOCK_N)[None, :]
-    if not RELOAD:
-        weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
+    if RELOAD:
+        # What _scaled_affine says of infinite ones: a row that has one is NaN, and so is what its column sums.
+        nan = _nan_where_infinite(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
+        row_nan = tl.sum(nan, axis=1, keep_dims=True)
+    else:
+        weight, bias = _scaled_affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, False, SCALED)
     dweight = tl.zeros((SUM_M, BLOCK_N), tl.float32)
     dbias = tl.zeros((SUM_M, BLOCK_N), tl.float32)
     first = tl.program_id(0).to(tl.int64)
-    step = tl.num_programs(0).to(tl.int64)
+    step = tl.num_programs(0).to(tl.int64) * BLOCK_M
+    row = (first * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     if AHEAD:
-        row = (first * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
         mask = (row < M) & (column < N)
         next_x = _load_once(x_ptr + row * x_stride + column, mask, False)
         next_dy = _load_once(dy_ptr + row * dy_stride + column, mask, False)
         next_mean = tl.load(mean_ptr + row, mask=row < M, other=0.0)
         next_rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
-    for tile in range(first, tl.cdiv(M, BLOCK_M), step):
-        row = (tile * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    for _ in range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
+        after = row + step
         if AHEAD:
-            x, dy = next_x.to(tl.float32), next_dy.to(tl.float32)
+            x, dy = next_x, next_dy.to(tl.float32)
             mean, rstd = next_mean, next_rstd
-            after = row + step * BLOCK_M
             mask = (after < M) & (column < N)
             next_x = _load_once(x_ptr + after * x_stride + column, mask, False)
             next_dy = _load_once(dy_ptr + after * dy_stride + column, mask, False)
@@ -242,25 +321,31 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
             next_rstd = tl.load(rstd_ptr + after, mask=after < M, other=0.0)
         else:
             mask = (row < M) & (column < N)
-            x = _load_once(x_ptr + row * x_stride + column, mask, False).to(tl.float32)
+            x = _load_once(x_ptr + row * x_stride + column, mask, False)
             dy = _load_once(dy_ptr + row * dy_stride + column, mask, False).to(tl.float32)
             mean = tl.load(mean_ptr + row, mask=row < M, other=0.0)
             rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
         if RELOAD:
-            weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
-        # In 16 bits one instruction less: what that loses where the mean is large, x had lost before.
-        x_hat = (x - mean) * rstd if x_ptr.dtype.element_ty == tl.float32 else x * rstd - mean * rstd
+            weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, False)
+            if SCALED:
+                weight *= GELU_SCALE
+                bias *= GELU_SCALE
+        x_hat = _normalised(x, mean, rstd, False)
         if not EVEN:
             # dy is zero there, which times an infinite x_hat would not be.
             x_hat = tl.where(column < N, x_hat, 0.0)
-        dz = dy * gelu_derivative(x_hat * weight + bias, APPROXIMATE, SHORT)
-        if AFFINE_GRAD:
+        dz = _gradient(dy, x_hat * weight + bias, APPROXIMATE, SHORT, SCALED)
+        if BIAS_GRAD:
             if SUM_M == BLOCK_M:
-                dweight += dz * x_hat
                 dbias += dz
             else:
-                dweight += tl.sum(tl.reshape(dz * x_hat, (BLOCK_M // SUM_M, SUM_M, BLOCK_N)), axis=0)
                 dbias += tl.sum(tl.reshape(dz, (BLOCK_M // SUM_M, SUM_M, BLOCK_N)), axis=0)
+        if WEIGHT_GRAD:
+            if SUM_M == BLOCK_M:
+                dweight += dz * x_hat
+            else:
+                dweight += tl.sum(tl.reshape(dz * x_hat, (BLOCK_M // SUM_M, SUM_M, BLOCK_N)), axis=0)
+        # Of x_hat, times GELU_SCALE where weight is.
         dx_hat = dz * weight
         if PARTS == 1:
             average = tl.sum(dx_hat, axis=1, keep_dims=True)
@@ -273,30 +358,36 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
                 combine_fn=_add_both,
                 keep_dims=True,
             )
-        scale = rstd * (1.0 / N)
-        dx = (dx_hat * rstd - (x_hat * (projected * scale) + average * scale)).to(dx_ptr.dtype.element_ty)
-        tl.store(dx_ptr + row * N + column, dx, mask=(row < M) & (column < N))
-    if AFFINE_GRAD:
-        column_1d = tl.arange(0, BLOCK_N)
-        partial_ptr += tl.program_id(0).to(tl.int64) * 2 * N + column_1d
-        tl.store(partial_ptr, tl.sum(dweight, axis=0), mask=column_1d < N)
-        tl.store(partial_ptr + N, tl.sum(dbias, axis=0), mask=column_1d < N)
+        factor = rstd * (1.0 / GELU_SCALE) if SCALED else rstd
+        if RELOAD:
+            factor += row_nan
+        scale = factor * (1.0 / N)
+        if TWICE:
+            again = x.to(tl.float32) * (rstd * projected * scale)
+            dx = dx_hat * factor - (again + (average - mean * rstd * projected) * scale)
+        else:
+            dx = dx_hat * factor - (x_hat * (projected * scale) + average * scale)
+        tl.store(dx_ptr + row * N + column, dx.to(dx_ptr.dtype.element_ty), mask=(row < M) & (column < N))
+        row = after
+    # Of a program alone these are the gradients themselves; otherwise partial sums, one row a program.
+    column_1d = tl.arange(0, BLOCK_N)
+    partial = first * N + column_1d
+    if RELOAD:
+        nan = _nan_where_infinite(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
+        dweight += nan
+        dbias += nan
+    if WEIGHT_GRAD:
+        total = tl.sum(dweight, axis=0).to(dweight_ptr.dtype.element_ty)
+        tl.store(dweight_ptr + partial, total, mask=column_1d < N)
+    if BIAS_GRAD:
+        total = tl.sum(dbias, axis=0).to(dbias_ptr.dtype.element_ty)
+        tl.store(dbias_ptr + partial, total, mask=column_1d < N)
 
 
 @triton.jit
 def _within(values, BLOCK_M: tl.constexpr, PARTS: tl.constexpr, BLOCK_N: tl.constexpr):  # type: ignore[no-untyped-def]
     # Sums over PARTS columns that lie BLOCK_N // PARTS apart: in one thread's registers, when it holds PARTS groups.
     return tl.sum(tl.reshape(values, (BLOCK_M, PARTS, BLOCK_N // PARTS)), axis=1)
-
-
-@triton.jit
-def _gradients(  # type: ignore[no-untyped-def]
-    x, dy, mean, rstd, weight, bias, mask, APPROXIMATE: tl.constexpr, SHORT: tl.constexpr
-):
-    # Returns x_hat, the gradient of x_hat, and that of LayerNorm's output: what the bias's gradient sums.
-    x_hat = tl.where(mask, (x - mean) * rstd, 0.0)
-    dz = dy * gelu_derivative(x_hat * weight + bias, APPROXIMATE, SHORT)
-    return x_hat, dz * weight, dz
 
 
 @triton.jit
@@ -311,31 +402,47 @@ def _layer_norm_gelu_backward_rows_kernel(  # type: ignore[no-untyped-def]
     projected_ptr,
     x_stride,
     dy_stride,
+    M,
     N: tl.constexpr,
     APPROXIMATE: tl.constexpr,
     SHORT: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
+    THREAD_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # Rows wider than a tile, first kernel: the two numbers a row that every column's gradient needs.
+    # Rows wider than a tile, first kernel: the two numbers a row that every column's gradient needs. A thread sums the
+    # THREAD_N columns that it holds of a row at once, and loads the next ones before it works on these.
     EVEN: tl.constexpr = N % BLOCK_N == 0
-    row = tl.program_id(0).to(tl.int64)
-    mean = tl.load(mean_ptr + row)
-    rstd = tl.load(rstd_ptr + row)
-    average = tl.zeros((BLOCK_N,), tl.float32)
-    projected = tl.zeros((BLOCK_N,), tl.float32)
+    SCALED: tl.constexpr = SHORT and APPROXIMATE == "none"
+    row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    lane = tl.arange(0, BLOCK_N)[None, :]
+    x_ptr += row * x_stride + lane
+    dy_ptr += row * dy_stride + lane
+    mean = tl.load(mean_ptr + row, mask=row < M, other=0.0)
+    rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
+    average = tl.zeros((BLOCK_M, BLOCK_N // THREAD_N), tl.float32)
+    projected = tl.zeros((BLOCK_M, BLOCK_N // THREAD_N), tl.float32)
+    next_x = tl.load(x_ptr, mask=(row < M) & (lane < N), other=0.0, cache_modifier=".cg")
+    next_dy = tl.load(dy_ptr, mask=(row < M) & (lane < N), other=0.0, cache_modifier=".cg")
     for start in range(0, N, BLOCK_N):
-        column = start + tl.arange(0, BLOCK_N)
-        mask = column < N
-        x = _load(x_ptr + row * x_stride + column, mask, EVEN).to(tl.float32)
-        dy = _load(dy_ptr + row * dy_stride + column, mask, EVEN).to(tl.float32)
-        weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
-        x_hat, dx_hat, _ = _gradients(x, dy, mean, rstd, weight, bias, mask, APPROXIMATE, SHORT)
-        average += dx_hat
-        projected += x_hat * dx_hat
-    tl.store(average_ptr + row, tl.sum(average, axis=0) / N)
-    tl.store(projected_ptr + row, tl.sum(projected, axis=0) / N)
+        column = start + lane
+        x, dy = next_x, _float32(next_dy, ASSEMBLY)
+        mask = (row < M) & (column < N - BLOCK_N)
+        next_x = tl.load(x_ptr + (start + BLOCK_N), mask=mask, other=0.0, cache_modifier=".cg")
+        next_dy = tl.load(dy_ptr + (start + BLOCK_N), mask=mask, other=0.0, cache_modifier=".cg")
+        weight, bias = _scaled_affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, ASSEMBLY, SCALED)
+        x_hat = _normalised(x, mean, rstd, ASSEMBLY)
+        if not EVEN:
+            x_hat = tl.where(column < N, x_hat, 0.0)
+        dx_hat = _gradient(dy, x_hat * weight + bias, APPROXIMATE, SHORT, SCALED) * weight
+        average += tl.sum(tl.reshape(dx_hat, (BLOCK_M, BLOCK_N // THREAD_N, THREAD_N)), axis=2)
+        projected += tl.sum(tl.reshape(x_hat * dx_hat, (BLOCK_M, BLOCK_N // THREAD_N, THREAD_N)), axis=2)
+    scale = (rstd * (1.0 / GELU_SCALE) if SCALED else rstd) * (1.0 / N)
+    tl.store(average_ptr + row, tl.sum(average, axis=1, keep_dims=True) * scale, mask=row < M)
+    tl.store(projected_ptr + row, tl.sum(projected, axis=1, keep_dims=True) * scale, mask=row < M)
 
 
 @triton.jit
@@ -349,7 +456,8 @@ def _layer_norm_gelu_backward_columns_kernel(  # type: ignore[no-untyped-def]
     average_ptr,
     projected_ptr,
     dx_ptr,
-    partial_ptr,
+    dweight_ptr,
+    dbias_ptr,
     x_stride,
     dy_stride,
     M,
@@ -358,55 +466,90 @@ def _layer_norm_gelu_backward_columns_kernel(  # type: ignore[no-untyped-def]
     SHORT: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    AFFINE_GRAD: tl.constexpr,
+    WEIGHT_GRAD: tl.constexpr,
+    BIAS_GRAD: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # Rows wider than a tile, second kernel: a program goes down one block of columns, over its share of the rows.
+    # Rows wider than a tile, second kernel: a program goes down one block of columns, over its share of the rows, and
+    # loads the next ones before it works on these. Nothing is summed over threads.
+    BLOCKS: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     EVEN: tl.constexpr = N % BLOCK_N == 0
-    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask = column < N
-    weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
-    dweight = tl.zeros((BLOCK_N,), tl.float32)
-    dbias = tl.zeros((BLOCK_N,), tl.float32)
-    for row in range(tl.program_id(1).to(tl.int64), M, tl.num_programs(1)):
-        x = _load_once(x_ptr + row * x_stride + column, mask, EVEN).to(tl.float32)
-        dy = _load_once(dy_ptr + row * dy_stride + column, mask, EVEN).to(tl.float32)
-        mean = tl.load(mean_ptr + row)
-        rstd = tl.load(rstd_ptr + row)
-        x_hat, dx_hat, dz = _gradients(x, dy, mean, rstd, weight, bias, mask, APPROXIMATE, SHORT)
-        dx = (dx_hat - tl.load(average_ptr + row) - x_hat * tl.load(projected_ptr + row)) * rstd
-        tl.store(dx_ptr + row * N + column, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-        if AFFINE_GRAD:
-            dweight += dz * x_hat
-            dbias += dz
-    if AFFINE_GRAD:
-        partial_ptr += tl.program_id(1).to(tl.int64) * 2 * N + column
-        tl.store(partial_ptr, dweight, mask=mask)
-        tl.store(partial_ptr + N, dbias, mask=mask)
+    SCALED: tl.constexpr = SHORT and APPROXIMATE == "none"
+    first = (tl.program_id(0) // BLOCKS).to(tl.int64)
+    step = tl.num_programs(0) // BLOCKS
+    column = ((tl.program_id(0) % BLOCKS) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
+    weight, bias = _scaled_affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, False, SCALED)
+    dweight = tl.zeros((1, BLOCK_N), tl.float32)
+    dbias = tl.zeros((1, BLOCK_N), tl.float32)
+    row = (first * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    mask = (row < M) & (column < N)
+    next_x = _load_once(x_ptr + row * x_stride + column, mask, False)
+    next_dy = _load_once(dy_ptr + row * dy_stride + column, mask, False)
+    for tile in range(first, tl.cdiv(M, BLOCK_M), step):
+        row = (tile * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+        mean = tl.load(mean_ptr + row, mask=row < M, other=0.0)
+        rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
+        average = tl.load(average_ptr + row, mask=row < M, other=0.0)
+        projected = tl.load(projected_ptr + row, mask=row < M, other=0.0)
+        x, dy = next_x, next_dy.to(tl.float32)
+        after = row + step * BLOCK_M
+        mask = (after < M) & (column < N)
+        next_x = _load_once(x_ptr + after * x_stride + column, mask, False)
+        next_dy = _load_once(dy_ptr + after * dy_stride + column, mask, False)
+        x_hat = _normalised(x, mean, rstd, False)
+        if not EVEN:
+            x_hat = tl.where(column < N, x_hat, 0.0)
+        dz = _gradient(dy, x_hat * weight + bias, APPROXIMATE, SHORT, SCALED)
+        if WEIGHT_GRAD:
+            dweight += tl.sum(dz * x_hat, axis=0, keep_dims=True)
+        if BIAS_GRAD:
+            dbias += tl.sum(dz, axis=0, keep_dims=True)
+        factor = rstd * (1.0 / GELU_SCALE) if SCALED else rstd
+        dx = (dz * weight) * factor - (x_hat * projected + average)
+        tl.store(dx_ptr + row * N + column, dx.to(dx_ptr.dtype.element_ty), mask=(row < M) & (column < N))
+    partial = first * N + column
+    if WEIGHT_GRAD:
+        tl.store(dweight_ptr + partial, dweight.to(dweight_ptr.dtype.element_ty), mask=column < N)
+    if BIAS_GRAD:
+        tl.store(dbias_ptr + partial, dbias.to(dbias_ptr.dtype.element_ty), mask=column < N)
 
 
 @triton.jit
 def _layer_norm_gelu_sums_kernel(  # type: ignore[no-untyped-def]
-    partial_ptr,
+    weight_partial_ptr,
+    bias_partial_ptr,
     dweight_ptr,
     dbias_ptr,
     programs,
     N: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    WEIGHT_GRAD: tl.constexpr,
+    BIAS_GRAD: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # The gradients of weight and bias from the partial sums (programs, 2, N), always added in the same order.
-    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # The gradients of weight and bias from partial sums (programs, N) of each, always added in the same order. Programs
+    # for the weight's columns come first.
+    BLOCKS: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    if WEIGHT_GRAD and BIAS_GRAD:
+        if tl.program_id(0) < BLOCKS:
+            _add_up(weight_partial_ptr, dweight_ptr, tl.program_id(0), programs, N, BLOCK_M, BLOCK_N)
+        else:
+            _add_up(bias_partial_ptr, dbias_ptr, tl.program_id(0) - BLOCKS, programs, N, BLOCK_M, BLOCK_N)
+    elif WEIGHT_GRAD:
+        _add_up(weight_partial_ptr, dweight_ptr, tl.program_id(0), programs, N, BLOCK_M, BLOCK_N)
+    else:
+        _add_up(bias_partial_ptr, dbias_ptr, tl.program_id(0), programs, N, BLOCK_M, BLOCK_N)
+
+
+@triton.jit
+def _add_up(  # type: ignore[no-untyped-def]
+    partial_ptr, out_ptr, block, programs, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    column = block * BLOCK_N + tl.arange(0, BLOCK_N)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, programs, BLOCK_M):
         program = (start + tl.arange(0, BLOCK_M))[:, None]
-        mask = (program < programs) & (column < 2 * N)[None, :]
-        total += tl.load(partial_ptr + program.to(tl.int64) * (2 * N) + column[None, :], mask=mask, other=0.0)
-    total = tl.sum(total, axis=0)
-    if HAS_WEIGHT:
-        tl.store(dweight_ptr + column, total.to(dweight_ptr.dtype.element_ty), mask=column < N)
-    if HAS_BIAS:
-        inside = (column >= N) & (column < 2 * N)
-        tl.store(dbias_ptr + column - N, total.to(dbias_ptr.dtype.element_ty), mask=inside)
+        mask = (program < programs) & (column < N)[None, :]
+        total += tl.load(partial_ptr + program.to(tl.int64) * N + column[None, :], mask=mask, other=0.0)
+    tl.store(out_ptr + column, tl.sum(total, axis=0).to(out_ptr.dtype.element_ty), mask=column < N)
