@@ -57,6 +57,8 @@ class Operator:
     random: bool = False
     overwrites: frozenset[str] = frozenset()
     """Variants whose backward writes over the inputs of the forward."""
+    rounds_between: frozenset[str] = frozenset({EAGER})
+    """Variants that are PyTorch operator by operator, in part: they round in between."""
     shapes: tuple[tuple[int, int], ...] = LARGE + SMALL
     title: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -248,13 +250,14 @@ OPERATORS = {
             "layer_norm_gelu", ("x", "weight", "bias"), NORMALISED,
             {EAGER: _eager_layer_norm_gelu, LIGER: _liger_layer_norm_gelu, OURS: _our_layer_norm_gelu},
             _reference("layer_norm_gelu", LAYER_NORM_EPS),
+            rounds_between=frozenset({EAGER, LIGER}),
             title="LayerNorm + GELU (erf)", names={LIGER: "its LayerNorm, then F.gelu"},
         ),
         Operator(
             "softmax_dropout", ("x",), NORMALISED,
             {EAGER: _eager_softmax_dropout, LIGER: _liger_softmax_dropout, QUACK: _quack_softmax,
              OURS: _our_softmax_dropout},
-            _softmax_dropout_reference, random=True,
+            _softmax_dropout_reference, random=True, rounds_between=frozenset({EAGER, LIGER}),
             title="softmax + dropout (p = 0.1)",
             names={LIGER: "its softmax, then F.dropout", QUACK: "its softmax alone, without dropout"},
         ),

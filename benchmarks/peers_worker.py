@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 import peers_operators as peers
 import torch
-from peers_check import Errors, check, verdict
+from peers_check import check
 from peers_operators import COMPILE, EAGER, HOST_CELL, LIGER, OPERATORS, OURS, QUACK, TUNED, Operator
 
 from fuselab.experiment import Inputs
@@ -53,7 +53,6 @@ class Worker:
         self.built: dict[Key, dict[str, Callable[..., Any]]] = {}
         self.failed: dict[Key, dict[str, dict[str, str]]] = {}
         self.checks: dict[Key, dict[str, Any]] = {}
-        self.eager: dict[Key, dict[str, Errors]] = {}
         self.lock = _lock(settings["lock"])
 
     # Building.
@@ -84,16 +83,13 @@ class Worker:
             if host and variant == COMPILE:  # without gradients it is compiled once more
                 function(*(t.detach() for t in tensors))
             with self.lock.shared():
-                found, reason = check(operator, safe, tensors, drops=(operator.name, variant) not in peers.FLOORS)
+                found, reason = check(operator, variant, safe, tensors, drops=(key[0], variant) not in peers.FLOORS)
                 if self.device == "cuda":
                     torch.cuda.synchronize()
         except Exception as error:  # noqa: BLE001 - a peer may raise whatever it likes; the others stand
             failed[variant] = {"error": f"{type(error).__name__}: {str(error).strip()[:300]}"}
             print(f"{key} {variant}\n{traceback.format_exc()}", file=sys.stderr)
             return
-        if variant == EAGER:
-            self.eager[key] = found
-        reason = reason or verdict(found, self.eager.get(key, found))
         self.checks.setdefault(key, {})[variant] = {name: errors.relative() for name, errors in found.items()}
         if reason:
             failed[variant] = {"wrong": reason}
