@@ -108,6 +108,33 @@ def test_not_a_number_where_eager_has_it(width):
     assert torch.equal(masked[1], torch.full((4,), 0.25))
 
 
+@pytest.mark.parametrize(("width", "dtype", "scale"), [(9_001, 1, None), (16_384, 2, -0.5), (16_000, 1, -2.0)])
+def test_rows_that_are_packed(width, dtype, scale):
+    """Wide ones of 16-bit numbers, in parts; also those whose last part is empty, or that lie apart."""
+    check_softmax_dropout((3, width), DTYPES[dtype], 0.1, scale=scale, layout="rows", grad_layout="rows")
+    check_softmax_dropout((2, width), DTYPES[dtype], 0.0, scale=scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_not_a_number_in_packed_rows(dtype):
+    x = torch.zeros(5, 9_001, dtype=dtype)
+    x[0] = -INF
+    x[1, 0] = INF
+    x[2, -1] = float("nan")
+    x[3, :-1] = -INF
+    x[4, 1:] = torch.finfo(dtype).min
+    x.requires_grad_()
+    eager = torch.softmax(x, -1)
+    for p in (0.0, 0.5):
+        y = ops.softmax_dropout(x, p)
+        assert torch.equal(y.isnan(), eager.isnan())
+        dy = torch.ones_like(y)
+        dy[4, 5] = INF
+        (dx,), (wanted,) = (torch.autograd.grad(v, x, dy, retain_graph=True) for v in (y, eager))
+        assert torch.equal(dx.isnan(), wanted.isnan())
+    torch.testing.assert_close(ops.softmax_dropout(x, 0.0), eager, equal_nan=True)
+
+
 @pytest.mark.parametrize("width", [6, 17_000])
 def test_lowest_numbers_instead_of_infinities(width):
     """What models mask with: a row of nothing else is uniform, as in eager, and not NaN."""
