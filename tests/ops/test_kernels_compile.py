@@ -200,6 +200,23 @@ def test_a_weight_stays_in_half_precision(compiler):
         check_code(made)
 
 
+@pytest.mark.parametrize("width", [4096, 16384])
+def test_gelu_unpacks_by_assembly(compiler, monkeypatch, width):
+    monkeypatch.setattr(sys.modules["fuselab.ops.layer_norm_gelu"], "_assembly", lambda _: True)
+    made = compiler(HOPPER)
+    x = torch.zeros(257, width, dtype=torch.bfloat16, requires_grad=True)
+    y = ops.layer_norm_gelu(x, torch.ones(width, dtype=torch.bfloat16), None)
+    torch.autograd.backward(y, torch.ones_like(y))
+    unpacking = {
+        name for name, (kernel,) in made.compiled.items() if "begin inline asm\n\t{ shl.b32" in kernel.asm["ptx"]
+    }
+    wanted = {"_layer_norm_gelu_forward_kernel"} | (
+        {"_layer_norm_gelu_backward_rows_kernel"} if width > 8192 else set()
+    )
+    assert unpacking == wanted
+    check_code(made)
+
+
 def test_hopper_with_every_option(compiler):
     made = compiler(HOPPER)
     run_every_option(512, torch.bfloat16)

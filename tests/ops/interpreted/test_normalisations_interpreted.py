@@ -6,6 +6,9 @@ import torch
 from hypothesis import given, settings
 from operator_cases import DTYPES, check
 
+from fuselab import ops
+from fuselab.ops.launch import recorded
+
 SHAPES = [(4, 16), (3, 7), (2, 3, 33), (6, 1), (1, 257), (31, 127), (2, 129), (64,), (2, 2, 2, 5)]
 WIDE = [(2, 20_011), (1, 16_385), (2, 8_193), (1, 8_192)]
 OPTIONS = {
@@ -60,6 +63,31 @@ def test_magnitudes(operator, options, magnitude):
 def test_rows_far_from_zero(width, options):
     """What is left of a row without its mean keeps its digits."""
     check("layer_norm_gelu", (4, width), torch.float32, options, mean=300.0)
+
+
+@pytest.mark.parametrize("width", [24, 8_000, 8_200])
+@pytest.mark.parametrize("infinite", ["weight", "bias"])
+def test_infinite_weights_make_what_torch_makes_of_them(width, infinite):
+    """All of a row's gradient is NaN, and so is what that column sums."""
+    x = torch.randn(3, width, dtype=torch.bfloat16, requires_grad=True)
+    vectors = {name: torch.ones(width, dtype=torch.bfloat16, requires_grad=True) for name in ("weight", "bias")}
+    with torch.no_grad():
+        vectors[infinite][7] = torch.inf
+    inputs = x, vectors["weight"], vectors["bias"]
+    found = torch.autograd.grad(ops.layer_norm_gelu(*inputs).sum(), inputs)
+    wanted = torch.autograd.grad(ops.layer_norm_gelu_reference(*inputs).sum(), inputs)
+    for ours, torchs in zip(found, wanted, strict=True):
+        assert torch.equal(ours.isnan(), torchs.isnan())
+
+
+@pytest.mark.parametrize(("rows", "width", "launches"), [(4, 300, 1), (5, 300, 2), (2, 9_000, 2), (9, 9_000, 3)])
+def test_one_program_writes_the_gradients_itself(rows, width, launches):
+    """Only the partial sums of several are added up by a kernel more."""
+    x = torch.randn(rows, width, requires_grad=True)
+    y = ops.layer_norm_gelu(x, torch.ones(width, requires_grad=True), torch.zeros(width, requires_grad=True))
+    with recorded() as made:
+        y.sum().backward()
+    assert len(made.launches) == launches
 
 
 @settings(max_examples=15, deadline=None, database=None, derandomize=True)
