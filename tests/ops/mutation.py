@@ -193,7 +193,8 @@ def _gated(file: str, activated: str, wrong: str) -> list[Mutation]:
     ]
 
 
-_SOFTMAX, _PHILOX, _SCORES = "softmax_dropout_*.py", "philox.py", "score_mask.py"
+_SOFTMAX, _PHILOX, _SCORES = "softmax_dropout_kernels.py", "philox.py", "score_mask.py"
+_PACKED = "softmax_dropout_packed.py"
 MUTATIONS: dict[str, list[Mutation]] = {
     "silu": [
         Mutation("the sigmoid's sign", _SILU, r"x \* sigmoid\(x\)", "x * sigmoid(-x)", "_silu_forward_kernel"),
@@ -270,6 +271,12 @@ MUTATIONS: dict[str, list[Mutation]] = {
         Mutation("half of the host's key ignored", _PHILOX, r"tl\.cast\(key_high, tl\.int64\)", "0"),
         Mutation("seed of the device ignored", _PHILOX, r"tl\.load\(seed_ptr\) \^ ", ""),
         Mutation("block of a wide row forgotten", _PHILOX, r"start // NEIGHBOURS \+", "0 +"),
+        Mutation("a part with another's decisions", _PACKED, r"part \* WIDTH, threshold", "0, threshold"),
+        Mutation("halves of a word exchanged", _PACKED, r"tl\.join\(low, high\)", "tl.join(high, low)"),
+        Mutation("sum of the last part only", _PACKED, r"total \+= ", "total = "),
+        Mutation("largest of the last part only", _PACKED, r"(mum)\(largest, ", r"\1(LEAST, "),
+        Mutation("packed gradient not rescaled", _PACKED, r"slope_of_dx \*= rescale", "pass"),
+        Mutation("a zero that is none", _PACKED, r"& \(threshold >> 31\)", "& threshold"),
         Mutation("the mask's row", _SCORES, r"\* stride_1|\* mask_stride_1", "* 0"),
     ],
 }  # fmt: skip
@@ -381,6 +388,8 @@ def softmax_checks() -> list[Check]:
         ("a key of the host", a_key_of_the_host),
         ("what Philox says of 5x37", lambda: tests.test_dropped_as_philox_says((5, 37), 0.5)),
         ("what Philox says of 2x20001", lambda: tests.test_dropped_as_philox_says((2, 20_001), 0.1)),
+        case((3, 9_001), bf16, 0.3, scale=0.5, **rows), case((2, 33_000), bf16, 0.3),
+        case((2, 9_001), bf16, 0.1, magnitude=1e3), case((2, 9_001), bf16, 0.3, scale=-2.0, magnitude=1e3),
         case((3, 20_011), f32, 0.1, scale=0.5), case((9, 129), bf16, 0.1), case((40, 40), f32, 0.0),
     ]  # fmt: skip
 
