@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
+from pathlib import Path
 
 import pytest
+import typer
 
 from fuselab.cli import main
+from fuselab.cli.run import _judge
+from fuselab.records import Status
+from fuselab.runner import Outcome
 
 
 def fuselab(*arguments, cwd=None, env=None, timeout=280):
@@ -205,8 +212,38 @@ def test_a_users_failing_function_fails_its_cells_and_exits_1(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def judged(capfd, *warnings, strict):
+    """What `fuselab run` ends with and says, when one cell was measured and this was warned of."""
+    cell = types.SimpleNamespace(
+        experiment="silu", variant="compile", workload=types.SimpleNamespace(label="8x64 f32"), status=Status.OK,
+        warnings=warnings,
+    )  # fmt: skip
+    with contextlib.suppress(typer.Exit):
+        _judge([Outcome(Path(), None, None, (cell,))], strict=strict)
+        return 0, capfd.readouterr().err
+    return 1, " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "warning",
+    [
+        pytest.param("graph break at own.py:3: print", id="fault 9"),
+        pytest.param("3 of 40 rounds were throttled: SW power cap", id="fault 22"),
+    ],
+)
+def test_strict_fails_whatever_was_warned_of_and_names_it(warning, capfd):
+    assert judged(capfd, warning, strict=False) == (0, "")
+    assert judged(capfd, strict=True) == (0, "")
+    code, said = judged(capfd, warning, warning, strict=True)
+    assert code == 1
+    assert f"--strict: 2 warnings, the first: silu compile 8x64 f32: {warning}" in said
+
+
 @pytest.mark.slow
-def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(tmp_path):
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT] * 2], ids=["SIGTERM", "Ctrl-C", "Ctrl-C twice"]
+)
+def test_fault_25_an_interrupt_keeps_what_was_measured_and_leaves_no_process(tmp_path, signals):
     process = subprocess.Popen(
         [sys.executable, "-m", "fuselab", "run", "silu", "--preset", "smoke", "--device", "cpu"],
         cwd=tmp_path,
@@ -217,10 +254,13 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(tmp_path):
     while not list(tmp_path.glob("runs/*/*/metadata.json")):
         time.sleep(0.05)
     time.sleep(2)
-    process.send_signal(signal.SIGTERM)
+    for each in signals:
+        process.send_signal(each)
+        time.sleep(0.2)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130, stderr
     assert "interrupted" in stderr
+    assert "Traceback" not in stderr
     listing = fuselab("list-runs", "--json", cwd=tmp_path)
     (run,) = json.loads(listing.stdout)["runs"]
     assert run["status"] == "interrupted"

@@ -61,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        if arguments is None:  # the program itself, which ends now: a second Ctrl-C must not take its exit code away
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            before = signal.SIG_IGN
         words.print("interrupted; what was measured is kept: fuselab list-runs", highlight=False)
         return INTERRUPTED
     except typer.TyperException as error:
