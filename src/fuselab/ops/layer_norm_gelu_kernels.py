@@ -292,11 +292,7 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
     # summed. What comes of it is the compiler's order of instructions: benchmarks/notes.md has what each width gained.
     EVEN: tl.constexpr = BLOCK_N == N
     column = tl.arange(0, BLOCK_N)[None, :]
-    if RELOAD:
-        # What _scaled_affine says of infinite ones: a row that has one is NaN, and so is what its column sums.
-        nan = _nan_where_infinite(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
-        row_nan = tl.sum(nan, axis=1, keep_dims=True)
-    else:
+    if not RELOAD:
         weight, bias = _scaled_affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, False, SCALED)
     dweight = tl.zeros((SUM_M, BLOCK_N), tl.float32)
     dbias = tl.zeros((SUM_M, BLOCK_N), tl.float32)
@@ -309,6 +305,10 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
         next_dy = _load_once(dy_ptr + row * dy_stride + column, mask, False)
         next_mean = tl.load(mean_ptr + row, mask=row < M, other=0.0)
         next_rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
+    if RELOAD:
+        # What _scaled_affine says of infinite ones: a row that has one is NaN, and so is what its column sums.
+        nan = _nan_where_infinite(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
+        row_nan = tl.sum(nan, axis=1, keep_dims=True)
     for _ in range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
         after = row + step
         if AHEAD:
