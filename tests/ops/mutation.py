@@ -259,7 +259,7 @@ MUTATIONS: dict[str, list[Mutation]] = {
         Mutation("projection missing in dx", _SOFTMAX, r" - projected \* slope_of_dx", "", "backward"),
         Mutation("stale sum", _SOFTMAX, r"total \*= .*$", "pass", "forward"),
         Mutation("scale forgotten", _SOFTMAX, r"scale \* _LOG2_E", "_LOG2_E * (scale != 0)"),
-        Mutation("exp for exp2", _SOFTMAX, r"tl\.exp2\(\(scores", "tl.exp((scores"),
+        Mutation("exp for exp2", _PACKED, r"tl\.exp2\(\(scores", "tl.exp((scores"),
         Mutation("the mask's sense", _SOFTMAX, r"added != 0", "added == 0"),
         Mutation("mask not added", _SOFTMAX, r"(x|scores) \+ added(\.to\(tl\.float32\))?", r"\1"),
         Mutation("one mask for all rows", _PHILOX, r"row\.to\(tl\.uint32\), ", "row.to(tl.uint32) * 0, "),

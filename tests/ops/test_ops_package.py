@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from triton.runtime.jit import JITFunction
 
 from fuselab import ops
 from fuselab.ops.launch import row_tile
@@ -46,6 +47,25 @@ MODULES += [
     "patched_forwards",
     "recognition",
 ]
+
+
+def helpers(kernel, found):
+    """Every function that a kernel calls, by name; fails on two of one name."""
+    for name in kernel.fn.__code__.co_names:
+        called = kernel.fn.__globals__.get(name)
+        if isinstance(called, JITFunction) and called is not found.get(name):
+            assert name not in found, f"{kernel.fn.__name__} calls two functions named {name}"
+            found[name] = called
+            helpers(called, found)
+    return found
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if "kernels" in name or name == "column_sums"])
+def test_no_two_functions_of_a_kernel_have_one_name(module):
+    """Inductor writes a kernel and all that it calls into one module."""
+    jitted = [f for f in vars(importlib.import_module(f"fuselab.ops.{module}")).values() if isinstance(f, JITFunction)]
+    assert jitted
+    assert sum(len(helpers(kernel, {})) for kernel in jitted) or module == "column_sums"
 
 
 def modules_after(statement):

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from fuselab.ops.philox import dropout_keep, philox_seed
 from fuselab.ops.score_mask import mask_pointers
-from fuselab.ops.softmax_dropout_packed import packed_backward, packed_forward
+from fuselab.ops.softmax_dropout_packed import exponentials, packed_backward, packed_forward
 
 __all__ = ["_softmax_dropout_backward_kernel", "_softmax_dropout_forward_kernel"]
 
@@ -90,13 +90,6 @@ def _scores(  # type: ignore[no-untyped-def]
         if not EVEN:
             scores = tl.where(column < N, scores, float("-inf"))
     return scores
-
-
-@triton.jit
-def _exponentials(scores, peak, slope, column, N, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
-    # exp(scale * (scores - peak)), zero outside of the row.
-    exponentials = tl.exp2((scores - peak) * slope)
-    return exponentials if EVEN else tl.where(column < N, exponentials, 0.0)
 
 
 @triton.jit
@@ -180,7 +173,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
             MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "once",
         )  # fmt: skip
         peak = _peak(scores, NEGATIVE)
-        y = _exponentials(scores, peak, slope, column, N, EVEN)
+        y = exponentials(scores, peak, slope, column, N, EVEN)
         reciprocal = 1.0 / _sum(y)
         if DROPOUT:
             # Zero is a factor, as in eager: where a row is not a number, what is dropped is none either.
@@ -207,7 +200,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
             # While everything seen is -inf, -inf - -inf = NaN would spoil the finite columns that follow.
             base = tl.where(peak == least, 0.0, peak)
             total *= tl.where(before == least, 0.0, tl.exp2((before - base) * slope))
-            total += _exponentials(scores, base, slope, column, N, EVEN)
+            total += exponentials(scores, base, slope, column, N, EVEN)
         reciprocal = 1.0 / _sum(total)
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
@@ -216,7 +209,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
                 MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "again",
             )  # fmt: skip
-            y = _exponentials(scores, peak, slope, column, N, EVEN)
+            y = exponentials(scores, peak, slope, column, N, EVEN)
             if DROPOUT:
                 keep = dropout_keep(seed, row, start, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
                 y *= tl.where(keep, reciprocal * rescale, reciprocal * 0.0)
@@ -278,7 +271,7 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
     slope_of_dx = reciprocal * dx_scale
     seed = philox_seed(seed_ptr, key_low, key_high) if DROPOUT and PARTS == 1 else 0
 
-    # With probabilities p = exponentials * reciprocal: dx = p * (gradient - sum(p * gradient)) * dx_scale.
+    # With probabilities p = powers * reciprocal: dx = p * (gradient - sum(p * gradient)) * dx_scale.
     if PARTS > 1:
         packed_backward(
             x_ptr, dy_ptr, dx_ptr, seed_ptr, key_low, key_high, row, N, slope, threshold, rescale, peak, reciprocal,
@@ -292,12 +285,12 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
             MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "once",
         )  # fmt: skip
         gradient = _load(dy_ptr + column, row, column, M, N, 0.0, EVEN, BLOCK_M, "once").to(tl.float32)
-        exponentials = _exponentials(scores, peak, slope, column, N, EVEN)
+        powers = exponentials(scores, peak, slope, column, N, EVEN)
         if DROPOUT:
             keep = dropout_keep(seed, row, 0, threshold, BLOCK_M, BLOCK_N, NEIGHBOURS)
             gradient *= tl.where(keep, rescale, 0.0)
-        projected = _sum(exponentials * gradient) * reciprocal
-        dx = exponentials * (gradient * slope_of_dx - projected * slope_of_dx)
+        projected = _sum(powers * gradient) * reciprocal
+        dx = powers * (gradient * slope_of_dx - projected * slope_of_dx)
         _store(dx_ptr + column, dx, row, column, M, N, EVEN, BLOCK_M)
     else:
         # Two passes. What Philox decides in the first is kept for the second, one bit an element, where a thread's fit
@@ -318,7 +311,7 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
                 gradient *= tl.where(keep, rescale, 0.0)
                 if BITS:
                     bits = (bits << NEIGHBOURS) | tl.sum(tl.where(keep, bit, 0), axis=2, keep_dims=True)
-            total += tl.sum(_exponentials(scores, peak, slope, column, N, EVEN) * gradient, axis=2, keep_dims=True)
+            total += tl.sum(exponentials(scores, peak, slope, column, N, EVEN) * gradient, axis=2, keep_dims=True)
         projected = _sum(total) * reciprocal
         shift = (tl.cdiv(N, BLOCK_N) - 1) * NEIGHBOURS
         for start in range(0, N, BLOCK_N):
@@ -338,6 +331,6 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
                 gradient *= tl.where(keep, rescale * slope_of_dx, 0.0)
             else:
                 gradient *= slope_of_dx
-            exponentials = _exponentials(scores, peak, slope, column, N, EVEN)
-            dx = exponentials * (gradient - projected * slope_of_dx)
+            powers = exponentials(scores, peak, slope, column, N, EVEN)
+            dx = powers * (gradient - projected * slope_of_dx)
             _store(dx_ptr + column, dx, row, column, M, N, EVEN, BLOCK_M)

@@ -12,17 +12,17 @@ import triton.language as tl
 
 from fuselab.ops.philox import dropout_keep, philox_seed
 
-__all__ = ["packed_backward", "packed_forward"]
+__all__ = ["exponentials", "packed_backward", "packed_forward"]
 
 
 @triton.jit
-def _columns(part, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _part_columns(part, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
     # Eight neighbours, a 16-byte access, are an axis.
     return part * WIDTH + tl.arange(0, WIDTH // 8)[None, :, None] * 8 + tl.arange(0, 8)[None, None, :]
 
 
 @triton.jit
-def _load(pointer, column, N, other, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
+def _load_part(pointer, column, N, other, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
     if EVEN:
         x = tl.load(pointer + column, eviction_policy="evict_first")
     else:
@@ -31,7 +31,7 @@ def _load(pointer, column, N, other, EVEN: tl.constexpr):  # type: ignore[no-unt
 
 
 @triton.jit
-def _store(pointer, value, column, N, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
+def _store_part(pointer, value, column, N, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
     value = value.to(pointer.dtype.element_ty)
     if EVEN:
         tl.store(pointer + column, value, eviction_policy="evict_first")
@@ -65,9 +65,10 @@ def _zero(number, threshold):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _exponentials(scores, peak, slope, column, N, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
-    exponentials = tl.exp2((scores - peak) * slope)
-    return exponentials if EVEN else tl.where(column < N, exponentials, 0.0)
+def exponentials(scores, peak, slope, column, N, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """exp(scale * (scores - peak)), zero outside of the row."""
+    powers = tl.exp2((scores - peak) * slope)
+    return powers if EVEN else tl.where(column < N, powers, 0.0)
 
 
 @triton.jit
@@ -94,7 +95,7 @@ def packed_forward(  # type: ignore[no-untyped-def]
     LEAST: tl.constexpr = float("inf") if NEGATIVE else float("-inf")
     words = ()
     for part in tl.static_range(PARTS):
-        words = words + (_load(x_ptr, _columns(part, WIDTH), N, LEAST, EVEN),)  # type: ignore[assignment]  # noqa: RUF005
+        words = words + (_load_part(x_ptr, _part_columns(part, WIDTH), N, LEAST, EVEN),)  # type: ignore[assignment]  # noqa: RUF005
     seed = philox_seed(seed_ptr, key_low, key_high) if DROPOUT else 0
     largest = tl.full((1, WIDTH // 8, 1), LEAST, tl.float32)
     for part in tl.static_range(PARTS):
@@ -108,19 +109,19 @@ def packed_forward(  # type: ignore[no-untyped-def]
     total = tl.zeros((1, WIDTH // 8, 1), tl.float32)
     for part in tl.static_range(PARTS):
         scores = _numbers(words[part] ^ nothing, DTYPE)
-        total += tl.sum(_exponentials(scores, peak, slope, _columns(part, WIDTH), N, EVEN), axis=2, keep_dims=True)
+        total += tl.sum(exponentials(scores, peak, slope, _part_columns(part, WIDTH), N, EVEN), axis=2, keep_dims=True)
     reciprocal = 1.0 / tl.sum(total, axis=1, keep_dims=True)
     nothing = _zero(reciprocal, threshold)
     kept, dropped = reciprocal * rescale, reciprocal * 0.0
     for part in tl.static_range(PARTS):
-        column = _columns(part, WIDTH)
-        y = _exponentials(_numbers(words[part] ^ nothing, DTYPE), peak, slope, column, N, EVEN)
+        column = _part_columns(part, WIDTH)
+        y = exponentials(_numbers(words[part] ^ nothing, DTYPE), peak, slope, column, N, EVEN)
         if DROPOUT:
             keep = dropout_keep(seed, row, part * WIDTH, threshold, 1, WIDTH, 8)
             y *= tl.where(keep, kept, dropped)
         else:
             y *= reciprocal
-        _store(y_ptr, y, column, N, EVEN)
+        _store_part(y_ptr, y, column, N, EVEN)
     return peak, reciprocal
 
 
@@ -153,9 +154,9 @@ def packed_backward(  # type: ignore[no-untyped-def]
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     x_words, dy_words, kept_words = (), (), ()
     for part in tl.static_range(PARTS):
-        column = _columns(part, WIDTH)
-        x_words = x_words + (_load(x_ptr, column, N, 0.0, EVEN),)  # type: ignore[assignment]  # noqa: RUF005
-        dy_words = dy_words + (_load(dy_ptr, column, N, 0.0, EVEN),)  # type: ignore[assignment]  # noqa: RUF005
+        column = _part_columns(part, WIDTH)
+        x_words = x_words + (_load_part(x_ptr, column, N, 0.0, EVEN),)  # type: ignore[assignment]  # noqa: RUF005
+        dy_words = dy_words + (_load_part(dy_ptr, column, N, 0.0, EVEN),)  # type: ignore[assignment]  # noqa: RUF005
     seed = philox_seed(seed_ptr, key_low, key_high) if DROPOUT else 0
     total = tl.zeros((1, WIDTH // 8, 1), tl.float32)
     for part in tl.static_range(PARTS):
@@ -164,14 +165,16 @@ def packed_backward(  # type: ignore[no-untyped-def]
             # Zero is a factor, as in eager.
             gradient *= tl.where(dropout_keep(seed, row, part * WIDTH, threshold, 1, WIDTH, 8), 1.0, 0.0)
         kept_words = kept_words + (_words(gradient.to(DTYPE)),)  # type: ignore[assignment]  # noqa: RUF005
-        terms = _exponentials(_numbers(x_words[part], DTYPE), peak, slope, _columns(part, WIDTH), N, EVEN) * gradient
+        terms = (
+            exponentials(_numbers(x_words[part], DTYPE), peak, slope, _part_columns(part, WIDTH), N, EVEN) * gradient
+        )
         total += tl.sum(terms, axis=2, keep_dims=True)
     projected = tl.sum(total, axis=1, keep_dims=True) * reciprocal
     nothing = _zero(projected, threshold)
     if DROPOUT:
         slope_of_dx *= rescale
     for part in tl.static_range(PARTS):
-        column = _columns(part, WIDTH)
-        exponentials = _exponentials(_numbers(x_words[part] ^ nothing, DTYPE), peak, slope, column, N, EVEN)
+        column = _part_columns(part, WIDTH)
+        powers = exponentials(_numbers(x_words[part] ^ nothing, DTYPE), peak, slope, column, N, EVEN)
         gradient = _numbers(kept_words[part] ^ nothing, DTYPE)
-        _store(dx_ptr, exponentials * (gradient * slope_of_dx - projected * slope_of_dx), column, N, EVEN)
+        _store_part(dx_ptr, powers * (gradient * slope_of_dx - projected * slope_of_dx), column, N, EVEN)
