@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fuselab.capture import capture
-from fuselab.card.limiter import SUSTAINED, judge
+from fuselab.card.limiter import SUSTAINED, judge, launch_us, limiter_of
 from fuselab.experiment import load_registry
 from fuselab.records import Direction
 from fuselab.targets import Target, match
@@ -203,6 +203,14 @@ def find_target(card: dict[str, Any]) -> Target:
     return target
 
 
+def predicted(card: dict[str, Any]) -> str:
+    """The limiter of a recorded card by the rule as it is now, its constants for a launch included."""
+    target, programs = find_target(card), card["launch"]["programs"]
+    resident = min(card["occupancy"]["limits"].values()) * target.multiprocessors
+    times = {**card["limiter"]["times_us"], "launch": launch_us(target, programs)}
+    return limiter_of(times, at_once=programs <= resident)
+
+
 def markdown(document: dict[str, Any]) -> str:
     """The table of the documentation."""
     lines = [
@@ -214,7 +222,7 @@ def markdown(document: dict[str, Any]) -> str:
         card, found = row["card"], row["measured"]
         times = card["limiter"]["times_us"]
         figures_us = found["figures_us"]
-        guess = card["limiter"]["predicted"]
+        guess = predicted(card)
         answer = judge(guess, {**figures_us, "memory_share": memory_share(card, figures_us)})["limiter"]
         right += guess == answer
         name = f"{row['experiment']} {row['workload']} {card['direction']} `{card['name']}`"

@@ -26,7 +26,7 @@ from fuselab.ir.pipes import SCHEDULERS, clock_hz, pipe_clocks
 from fuselab.ir.traffic import Traffic
 from fuselab.targets import Target
 
-__all__ = ["LIMITERS", "Facts", "Prediction", "judge", "launch_us", "predict", "verdict"]
+__all__ = ["LIMITERS", "Facts", "Prediction", "judge", "launch_us", "limiter_of", "predict", "verdict"]
 
 LIMITERS = ("memory", "instructions", "latency", "launch")
 
@@ -118,26 +118,47 @@ def predict(facts: Facts) -> Prediction:
     memory, memory_words = _memory(facts)
     instructions, instruction_words = _instructions(facts)
     latency, latency_words = _latency(facts)
-    times = {"memory": memory, "instructions": instructions, "latency": latency}
-    longest = max(times, key=lambda name: times[name])
     launch = launch_us(facts.target, facts.programs)
-    if times[longest] < launch:
-        limiter = "launch"
-        words = f"its own work takes {times[longest]:.2f} us ({longest}), less than the {launch:.2f} us of a launch"
-    elif _takes_turns(facts) and longest != "latency" and times[longest] < LIMITING_SHARE * (memory + instructions):
-        limiter = "latency"
+    times = {"memory": memory, "instructions": instructions, "latency": latency, "launch": launch}
+    resident = facts.occupancy.blocks * facts.target.multiprocessors
+    limiter = limiter_of(times, at_once=facts.programs <= resident)
+    own = {name: time for name, time in times.items() if name != "launch"}
+    longest, second = sorted(own, key=lambda name: -own[name])[:2]
+    if limiter == "launch":
+        words = f"its own work takes {own[longest]:.2f} us ({longest}), less than the {launch:.2f} us of a launch"
+    elif limiter != longest:
         words = (
             f"all programs begin at once: memory ({memory:.2f} us) and instructions ({instructions:.2f} us) take turns"
         )
     else:
-        limiter = longest
-        others = sorted((name for name in times if name != longest), key=lambda name: -times[name])
-        words = f"{longest} takes {times[longest]:.2f} us, {others[0]} {times[others[0]]:.2f} us"
+        words = f"{longest} takes {own[longest]:.2f} us, {second} {own[second]:.2f} us"
     return Prediction(
         limiter,
-        {name: round(value, 4) for name, value in {**times, "launch": launch}.items()},
+        {name: round(value, 4) for name, value in times.items()},
         (words, memory_words, instruction_words, latency_words),
     )
+
+
+def limiter_of(times_us: Mapping[str, float], *, at_once: bool) -> str:
+    """Which of the four limits.
+
+    Args:
+        times_us: what ``memory``, ``instructions``, ``latency`` and ``launch`` take, each alone.
+        at_once: all programs fit on the device. Then none computes while those before or after it load: memory and
+            multiprocessors take turns, and neither limits unless it has by far the greater part.
+
+    Example:
+        >>> times = {"memory": 15.7, "instructions": 8.4, "latency": 3.2, "launch": 2.1}
+        >>> limiter_of(times, at_once=False), limiter_of(times, at_once=True)
+        ('memory', 'latency')
+    """
+    own = {name: times_us[name] for name in ("memory", "instructions", "latency")}
+    longest = max(own, key=lambda name: own[name])
+    if own[longest] < times_us["launch"]:
+        return "launch"
+    if at_once and longest != "latency" and own[longest] < LIMITING_SHARE * (own["memory"] + own["instructions"]):
+        return "latency"
+    return longest
 
 
 def judge(predicted: str | None, measurement: Mapping[str, float]) -> dict[str, Any]:
@@ -217,11 +238,6 @@ def _instructions(facts: Facts) -> tuple[float, str]:
     total = warps * a_warp / clock_hz(facts.target) / SUSTAINED["instructions"] * 1e6
     words = f"{facts.mix.total:.0f} instructions a warp, {warps} warps on a multiprocessor; the busiest pipe is {pipe}"
     return total, words
-
-
-def _takes_turns(facts: Facts) -> bool:
-    """Whether all programs run at once, so that none computes while those before or after it load."""
-    return facts.programs <= facts.occupancy.blocks * facts.target.multiprocessors
 
 
 def _latency(facts: Facts) -> tuple[float, str]:
