@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from fuselab.cli import main
+from fuselab.deploy import packing
 from fuselab.deploy.archive import Package
 from fuselab.deploy.manifest import MANIFEST, Manifest
 from fuselab.deploy.process import compiler_shims
@@ -392,6 +393,16 @@ def test_bad_words_say_what_is_allowed(arguments, text, tmp_path, capfd, monkeyp
     assert text in " ".join(captured.err.split())
     assert "Traceback" not in captured.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.py"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_death_that_the_c_compiler_caused_says_the_way_out(own, monkeypatch):
+    monkeypatch.setattr(packing.compiler, "links_own_runtime", lambda program: own)
+    monkeypatch.setenv("CXX", "/opt/wrapped/g++")
+    words = packing._death(f"{sys.executable} was killed by SIGSEGV")
+    assert words.startswith("the process was killed by SIGSEGV")
+    assert ("g++ links a C++ library of its own" in words and "set CXX to" in words) is own
+    assert "CXX" not in packing._death(f"{sys.executable} ended with exit code 1")
 
 
 def test_a_process_that_dies_while_exporting_costs_that_half_alone(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from fuselab import __version__
+from fuselab import __version__, compiler
 from fuselab.deploy.archive import Replacement, describe_files, now
 from fuselab.deploy.manifest import Aoti, Manifest, Reference
 from fuselab.deploy.messages import AotiRequest, AotiResult, BuildRequest, BuildResult
@@ -175,7 +175,13 @@ def _with_aoti(built: BuildResult, reference: Reference, variant: str, work: Pat
 
 
 def _death(message: str) -> str:
-    """How a child died, and in which function, where it could still say so."""
+    """How a child died, in which function, where it could still say so; the way out where the C++ compiler did it."""
     first = message.splitlines()[0].replace(sys.executable, "the process")
     frame = re.search(r'File "([^"]+)", line (\d+) in (\S+)', message)
-    return f"{first} ({frame[3]}, {Path(frame[1]).name}, line {frame[2]})" if frame else first
+    words = f"{first} ({frame[3]}, {Path(frame[1]).name}, line {frame[2]})" if frame else first
+    if "SIGSEGV" in first and compiler.links_own_runtime(program := compiler.cpp_program()):
+        words += (
+            f"; {Path(program).name} links a C++ library of its own into what it builds, which AOTInductor's loader "
+            "dies of: set CXX to a compiler that does not add -static-libstdc++"
+        )
+    return words
