@@ -46,12 +46,25 @@ def test_loops_weigh_their_instructions_and_what_lies_behind_the_last_exit_does_
 
 @pytest.mark.parametrize(
     ("trips", "reason"),
-    [([], "1 loops in the machine code and 0 in the source"), ([None], "depends on data"), ([4, 4], "and 2 in the")],
+    [
+        ([], "1 loops in the machine code and 0 in the source: each machine loop is counted once"),
+        ([None], "depends on data"),
+        ([4, 5], "and 2 in the source: each machine loop is counted once"),
+        ([None, None], "and 2 in the source: each machine loop is counted once"),
+    ],
 )
 def test_loops_that_do_not_match_are_counted_once_and_said(trips, reason):
     mix = parse_sass(SASS, "first", trips=trips)
     assert mix.total == 11
     assert reason in mix.reasons[0]
+
+
+def test_whichever_of_equally_long_loops_was_unrolled_the_others_turn_as_often():
+    mix = parse_sass(SASS, "first", trips=[10, 10])
+    assert mix.total == parse_sass(SASS, "first", trips=[10]).total
+    assert mix.reasons == [
+        "1 loops in the machine code and 2 in the source, which all turn 10 times: the compiler unrolled 1"
+    ]
 
 
 def test_other_functions_and_other_printers():

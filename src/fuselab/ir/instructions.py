@@ -202,7 +202,8 @@ def parse_sass(text: str, function: str = "", trips: Sequence[int | None] = ()) 
         text: the listing, of one or several functions.
         function: the function's name; the first one if empty.
         trips: how often each loop of the source runs, in order of the loops' beginnings. They are taken for the
-            machine's loops if there are as many; else a loop counts once and ``reasons`` says so.
+            machine's loops if there are as many, or fewer that all turn equally often, some of them being unrolled;
+            else a loop counts once and ``reasons`` says so.
 
     Raises:
         ValueError: the listing holds no instruction of that function.
@@ -222,11 +223,17 @@ def parse_sass(text: str, function: str = "", trips: Sequence[int | None] = ()) 
     mix = InstructionMix(function=name)
     found = _loops(instructions, labels)
     known = list(trips) if len(trips) == len(found) else [None] * len(found)
-    if len(trips) != len(found):
+    unrolled = len(trips) - len(found)
+    if 0 < unrolled < len(trips) and len(set(trips)) == 1 and trips[0] is not None:
+        known = [trips[0]] * len(found)  # whichever of them are left
+    if unrolled:
+        count = f"{len(found)} loops in the machine code and {len(trips)} in the source"
         mix.reasons.append(
-            f"{len(found)} loops in the machine code and {len(trips)} in the source: each machine loop is counted once"
-            if found
-            else f"the compiler unrolled {len(trips)} loops of the source"
+            f"the compiler unrolled {unrolled} loops of the source"
+            if not found
+            else f"{count}: each machine loop is counted once"
+            if None in known
+            else f"{count}, which all turn {trips[0]} times: the compiler unrolled {unrolled}"
         )
     mix.loops = [SassLoop(first, last, count) for (first, last), count in zip(found, known, strict=True)]
     if found and any(loop.trips is None for loop in mix.loops) and len(trips) == len(found):
