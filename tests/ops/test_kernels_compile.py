@@ -266,3 +266,32 @@ def test_other_generations(compiler, target):
     assert set(made.compiled) == ALL_KERNELS
     text = [kernel.asm["ptx"] for kernel in itertools.chain(*made.compiled.values())]
     assert {t.split(".target sm_")[1].split()[0].rstrip(",").rstrip("a") for t in text} == {str(target.arch)}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [HOPPER, GPUTarget("cuda", 80, 32), GPUTarget("cuda", 100, 32), GPUTarget("hip", "gfx942", 64)],
+    ids=lambda t: str(t.arch),
+)
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("width", "dtype"), [(16384, torch.bfloat16), (9008, torch.float16)], ids=str)
+def test_packed_rows(compiler, target, width, dtype):
+    """Rows of softmax + dropout that are kept as they were read."""
+    made = compiler(target)
+    x = torch.zeros(5, width, dtype=dtype, requires_grad=True)
+    y = ops.softmax_dropout(x, 0.1)
+    torch.autograd.backward(y, torch.ones_like(y))
+    assert set(made.compiled) == {"_softmax_dropout_forward_kernel", "_softmax_dropout_backward_kernel"}
+    limit = 64 * 1024 if target.backend == "hip" else 99 * 1024
+    assert all(kernel.metadata.shared <= limit for kernel in itertools.chain(*made.compiled.values()))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("width", [9001, 20_002])
+def test_rows_that_end_within_a_word_compile_in_seconds(compiler, width):
+    """Packed, LLVM took more than a minute over each."""
+    made = compiler(HOPPER)
+    x = torch.zeros(5, width, dtype=torch.bfloat16, requires_grad=True)
+    y = ops.softmax_dropout(x, 0.1)
+    torch.autograd.backward(y, torch.ones_like(y))
+    check_code(made)

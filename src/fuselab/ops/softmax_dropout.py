@@ -82,7 +82,8 @@ def _shape(kernel: Any, x: Tensor, width: int, masked: bool, backward: bool) -> 
     # What a thread may hold is told to Triton's compiler, which would take more and leave a multiprocessor with nothing
     # to read while it computes. Inductor cannot tell it.
     told = isinstance(kernel, JITFunction) and x.is_cuda and torch.version.hip is None
-    packable = x.dtype != torch.float32 and not masked
+    # A mask that may end within a word takes the compiler minutes.
+    packable = x.dtype != torch.float32 and not masked and width % 8 == 0
     looped = _Shape(Tile(1, _LOOPED, 32 if backward else 8))
     if backward:
         return looped if width > _WIDEST else _Shape(Tile(1, _WIDEST, 16), 4 if packable else 1)
