@@ -108,10 +108,11 @@ def test_not_a_number_where_eager_has_it(width):
     assert torch.equal(masked[1], torch.full((4,), 0.25))
 
 
-@pytest.mark.parametrize(("width", "dtype", "scale"), [(9_000, 1, None), (9_001, 1, None), (16_384, 2, -0.5), (16_000, 1, -2.0)])
+@pytest.mark.parametrize(
+    ("width", "dtype", "scale"), [(9_000, 1, None), (9_001, 1, None), (16_384, 2, -0.5), (16_000, 1, -2.0)]
+)
 def test_rows_that_are_packed(width, dtype, scale):
-    """Wide ones of 16-bit numbers, in parts; also those whose last part is empty, that lie apart, or
-    end within a word, which are not."""
+    """Wide ones of 16-bit numbers, in parts: one empty, rows apart; those that end within a word are not."""
     check_softmax_dropout((3, width), DTYPES[dtype], 0.1, scale=scale, layout="rows", grad_layout="rows")
     check_softmax_dropout((2, width), DTYPES[dtype], 0.0, scale=scale)
 
