@@ -222,7 +222,7 @@ def parse_sass(text: str, function: str = "", trips: Sequence[int | None] = ()) 
         raise ValueError(f"no SASS instruction{f' of {function}' if function else ''} in this text")
     mix = InstructionMix(function=name)
     found = _loops(instructions, labels)
-    known = list(trips) if len(trips) == len(found) else [None] * len(found)
+    known: list[int | None] = list(trips) if len(trips) == len(found) else [None] * len(found)
     unrolled = len(trips) - len(found)
     if 0 < unrolled < len(trips) and len(set(trips)) == 1 and trips[0] is not None:
         known = [trips[0]] * len(found)  # whichever of them are left
