@@ -66,7 +66,7 @@ class Operator:
                 launches.launch(kernel, grid, x.device, *pointers, x_MN.stride(0), x_MN.shape[0], eps, BLOCK=64)
             return (y, total, rstd) if returns_rstd else (y, total)
 
-        return self.table.run((form_of(x, residual, weight), eps), ordinary, x, residual, weight)
+        return self.table.run(ordinary, (x, residual, weight), eps)
 
 
 def addresses(*tensors):
@@ -128,7 +128,7 @@ def two_launches(table, x, weight, declared=True, between=None):
         launches.launch(kernel, (2,), x.device, partial, partial, partial, dweight, x, x, 5, 32, 1.0, BLOCK=64)
         return dx, dweight
 
-    return table.run(form_of(x, weight), ordinary, x, weight)
+    return table.run(ordinary, (x, weight))
 
 
 def test_several_launches_with_scratch_memory_between(calls):
@@ -195,7 +195,7 @@ def test_one_tensor_in_the_place_of_several_outputs(calls):
             launches.launch(kernel, (1,), x.device, x, x, x, y, y, y, 32, 4, 1.0, BLOCK=64)
             return y, y, y
 
-        outputs = table.run(form_of(x), ordinary, x)
+        outputs = table.run(ordinary, (x,))
         assert outputs[0] is outputs[1] is outputs[2]
     assert calls[1] == (*addresses(x, x, x, *outputs), 32, 4, 1.0, 64)
 
@@ -267,7 +267,7 @@ def test_a_number_that_is_another_one_each_time(calls, first):
             launches.launch(keyed_kernel, (3,), x.device, x, y, 5, key, 0.5, BLOCK=8)
             return (y,)
 
-        return table.run(form_of(x), ordinary, x, numbers=(key,))[0]
+        return table.run(ordinary, (x,), numbers=(key,))[0]
 
     x = torch.randn(4, 16)
     operator(x, first)

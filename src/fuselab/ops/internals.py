@@ -76,9 +76,14 @@ def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
 _generators_have_offsets = all(hasattr(torch.Generator, name) for name in ("get_offset", "set_offset", "initial_seed"))
 
 
+def _untransformed() -> bool:
+    # Nothing is transformed by torch.func; False where that cannot be known.
+    return _transforms_active is not None and not _transforms_active()
+
+
 def captured() -> bool:
     """Whether the current stream is captured in a CUDA graph, and nothing is transformed by ``torch.func``."""
-    return _transforms_active is not None and not _transforms_active() and torch.cuda.is_current_stream_capturing()
+    return _untransformed() and torch.cuda.is_current_stream_capturing()
 
 
 def host_generator(index: int) -> torch.Generator | None:
@@ -91,8 +96,7 @@ def host_generator(index: int) -> torch.Generator | None:
         not _generators_have_offsets
         or current_device is None
         or current_device() != index
-        or _transforms_active is None
-        or _transforms_active()
+        or not _untransformed()
         or torch.cuda.is_current_stream_capturing()
     ):
         return None

@@ -378,8 +378,7 @@ def _eager_forward(
     def ordinary() -> tuple[Tensor, ...]:
         return _forward(_FORWARD_KERNELS, x, weight, bias, eps, approximate)
 
-    form = form_of(x, weight, bias)
-    return ordinary() if form is None else _REPLAYS.run((*form, eps, approximate), ordinary, x, weight, bias)
+    return _REPLAYS.run(ordinary, (x, weight, bias), eps, approximate)
 
 
 _BACKWARD_REPLAYS = Replays()
@@ -400,8 +399,7 @@ def _eager_backward(
         return _backward(_BACKWARD_KERNELS, *inputs, approximate, affine_grad)
 
     inputs = x, weight, bias, mean, rstd, dy
-    form = form_of(*inputs)
-    return ordinary() if form is None else _BACKWARD_REPLAYS.run((*form, approximate, affine_grad), ordinary, *inputs)
+    return _BACKWARD_REPLAYS.run(ordinary, inputs, approximate, affine_grad)
 
 
 class _LayerNormGELU(torch.autograd.Function):

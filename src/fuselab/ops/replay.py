@@ -75,18 +75,27 @@ class Replays(dict[Hashable, Replay | None]):
         self.numbers = numbers
 
     def run(
-        self, form: Hashable, function: Callable[[], Outputs], *inputs: Tensor | None, numbers: tuple[int, ...] = ()
+        self,
+        function: Callable[[], Outputs],
+        inputs: tuple[Tensor | None, ...],
+        *options: Hashable,
+        numbers: tuple[int, ...] = (),
     ) -> Outputs:
-        """What ``function`` returns for these inputs, replayed where it was called before.
+        """What ``function`` returns for these inputs, replayed where a call of their form was made before.
 
         Args:
-            form: ``form_of`` the inputs and every option that the function's launch or outputs depend on.
             function: makes the outputs, and all the tensors that its launches write to are these or ``scratch``.
             inputs: all the tensors that the launches read, None for one that is left out.
+            options: whatever else the function's launches or outputs depend on.
             numbers: what the numbers named at the beginning are in this call.
 
-        A replay that is declined (see ``bound.Repeat``) is made anew as a whole, the ordinary way.
+        A replay that is declined (see ``bound.Repeat``) is made anew as a whole, the ordinary way. A replay is found
+        under ``(*form_of(*inputs), *options)``.
         """
+        form = form_of(*inputs)
+        if form is None:
+            return function()
+        form = (*form, *options)
         replay: Any = self.get(form, _unknown)
         if replay is None:
             return function()

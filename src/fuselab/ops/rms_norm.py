@@ -137,8 +137,7 @@ def _eager_forward(
         y, total, rstd = forward(_rms_norm_forward_kernel, x, residual, weight, eps, casting, saved)
         return (y, *([rstd] if saved else []), *([] if residual is None else [total]))
 
-    form = form_of(x, residual, weight)
-    return ordinary() if form is None else _REPLAYS.run((*form, eps, casting, saved), ordinary, x, residual, weight)
+    return _REPLAYS.run(ordinary, (x, residual, weight), eps, casting, saved)
 
 
 _BACKWARD_REPLAYS = Replays()
@@ -151,9 +150,7 @@ def _eager_backward(
     def ordinary() -> tuple[Tensor, ...]:
         return backward(_BACKWARD_KERNELS, x, weight, rstd, dy, dtotal, casting, weight_grad)
 
-    inputs = x, weight, rstd, dy, dtotal
-    form = form_of(*inputs)
-    return ordinary() if form is None else _BACKWARD_REPLAYS.run((*form, casting, weight_grad), ordinary, *inputs)
+    return _BACKWARD_REPLAYS.run(ordinary, (x, weight, rstd, dy, dtotal), casting, weight_grad)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -44,7 +44,6 @@ def _backward_of_row(  # type: ignore[no-untyped-def]
     dtotal_stride,
     N,
     CASTING: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
     HAS_DTOTAL: tl.constexpr,
     EVEN: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -54,9 +53,9 @@ def _backward_of_row(  # type: ignore[no-untyped-def]
     dy = _load(dy_ptr + row * dy_stride + column, row, column, 1, N, EVEN, 1, "").to(tl.float32)
     if HAS_DTOTAL:
         dtotal = _load(dtotal_ptr + row * dtotal_stride + column, row, column, 1, N, EVEN, 1, "").to(tl.float32)
-    weight = _vector(weight_ptr, column, N, EVEN) if HAS_WEIGHT else x
+    weight = _vector(weight_ptr, column, N, EVEN)
     rstd = tl.load(rstd_ptr + row)
-    upstream = _upstream(dy, rstd, weight, CASTING, HAS_WEIGHT)
+    upstream = _upstream(dy, rstd, weight, CASTING, True)
     dx = upstream - x * (tl.sum(x * upstream, axis=0) / N * rstd * rstd)
     if HAS_DTOTAL:
         dx += dtotal
@@ -107,7 +106,6 @@ def _rms_norm_backward_few_rows_kernel(  # type: ignore[no-untyped-def]
     M,
     N,
     CASTING: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
     HAS_DTOTAL: tl.constexpr,
     EVEN: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -134,7 +132,6 @@ def _rms_norm_backward_few_rows_kernel(  # type: ignore[no-untyped-def]
             dtotal_stride,
             N,
             CASTING,
-            HAS_WEIGHT,
             HAS_DTOTAL,
             EVEN,
             BLOCK_N,
@@ -170,6 +167,7 @@ def backward_few_rows(
     dweight = weight.new_empty(weight.shape)
     block_n = max(triton.next_power_of_2(int(N)), 16)
     block_r, block_c = next(tile for most, *tile in _TILES if most >= M)
+    added = dy_MN if dtotal_MN is None else dtotal_MN
     launch(
         kernel,
         (triton.cdiv(int(N), block_c) + M,),
@@ -178,16 +176,15 @@ def backward_few_rows(
         weight,
         rstd,
         dy_MN,
-        dy_MN if dtotal_MN is None else dtotal_MN,
+        added,
         dx,
         dweight,
         x_MN.stride(0),
         dy_MN.stride(0),
-        (dy_MN if dtotal_MN is None else dtotal_MN).stride(0),
+        added.stride(0),
         M,
         N,
         CASTING=casting,
-        HAS_WEIGHT=True,
         HAS_DTOTAL=dtotal_MN is not None,
         EVEN=int(N) == block_n,
         BLOCK_N=block_n,

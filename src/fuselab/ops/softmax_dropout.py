@@ -26,7 +26,7 @@ from fuselab.ops.internals import applied
 from fuselab.ops.launch import Tile, launch, operator, wrap_triton
 from fuselab.ops.philox import check_probability, dropout_arguments
 from fuselab.ops.philox_key import NO_KEY, Key, draw
-from fuselab.ops.replay import Replays, form_of
+from fuselab.ops.replay import Replays
 from fuselab.ops.score_mask import check_mask, mask_arguments
 from fuselab.ops.softmax_dropout_kernels import _softmax_dropout_backward_kernel, _softmax_dropout_forward_kernel
 
@@ -280,8 +280,7 @@ def _eager_forward(
     def ordinary() -> tuple[Tensor, ...]:
         return _forward(_softmax_dropout_forward_kernel, x, seed, mask, p, scale, saved, key)
 
-    form = form_of(x, mask)
-    return ordinary() if form is None else _REPLAYS.run((*form, p, scale, saved), ordinary, x, seed, mask, numbers=key)
+    return _REPLAYS.run(ordinary, (x, seed, mask), p, scale, saved, numbers=key)
 
 
 _BACKWARD_REPLAYS = Replays("key_low", "key_high")
@@ -304,10 +303,7 @@ def _eager_backward(
         return (_backward(_softmax_dropout_backward_kernel, *inputs, p, scale, scores_grad, key),)
 
     inputs = x, seed, mask, peak, reciprocal, dy
-    form = form_of(*inputs)
-    if form is None:
-        return ordinary()[0]
-    return _BACKWARD_REPLAYS.run((*form, p, scale, scores_grad), ordinary, *inputs, numbers=key)[0]
+    return _BACKWARD_REPLAYS.run(ordinary, inputs, p, scale, scores_grad, numbers=key)[0]
 
 
 def _traced_backward(key: Key, x: Tensor, seed: Tensor | None, *rest: Any) -> Any:
