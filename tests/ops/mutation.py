@@ -194,7 +194,13 @@ def _gated(file: str, activated: str, wrong: str) -> list[Mutation]:
 
 
 _SOFTMAX, _PHILOX, _SCORES = "softmax_dropout_kernels.py", "philox.py", "score_mask.py"
-_PACKED = "softmax_dropout_packed.py"
+_PACKED, _PACKED_ROWS = "softmax_dropout_packed.py", "packed_rows.py"
+_PACKED_LAYER_NORM = "layer_norm_gelu_packed.py"
+_PACKED_ROW_MUTATIONS = [
+    Mutation("halves of a word exchanged", _PACKED_ROWS, r"tl\.join\(low, high\)", "tl.join(high, low)"),
+    Mutation("last column of a packed row masked", _PACKED_ROWS, r"\bcolumn < N\b", "column < N - 1"),
+    Mutation("a part in another's place", _PACKED_ROWS, r"part \* WIDTH \+", "0 * WIDTH +"),
+]
 MUTATIONS: dict[str, list[Mutation]] = {
     "silu": [
         Mutation("the sigmoid's sign", _SILU, r"x \* sigmoid\(x\)", "x * sigmoid(-x)", "_silu_forward_kernel"),
@@ -242,6 +248,13 @@ MUTATIONS: dict[str, list[Mutation]] = {
         *_GELU_MUTATIONS,
         Mutation("bias forgotten", _LAYER_NORM, r"\* weight \+ bias\b", "* weight", _INSIDE),
         Mutation("weight missing in the gradient", _LAYER_NORM, r"dz \* weight\b", "dz", _INSIDE),
+        *_PACKED_ROW_MUTATIONS,
+        Mutation("mean of N / 2 of a packed row", _PACKED_LAYER_NORM, r"1\.0 / N\b", "2.0 / N"),
+        Mutation("sum of the last part only", _PACKED_LAYER_NORM, r"total \+= ", "total = "),
+        Mutation("packed row not centred", _PACKED_LAYER_NORM, r"DTYPE\) - mean", "DTYPE)"),
+        Mutation("what is behind a packed row counted", _PACKED_LAYER_NORM, r"centred, 0\.0\)", "centred, centred)"),
+        Mutation("packed row not shifted", _PACKED_LAYER_NORM, r"rstd \+ shift", "rstd"),
+        Mutation("eps of a packed row dropped", _PACKED_LAYER_NORM, r" \+ eps\b", ""),
         Mutation("a gradient in the other's place", _LAYER_NORM, r"store\(dbias_ptr", "store(dweight_ptr", "backward"),
     ],
     "softmax_dropout": [
@@ -272,11 +285,11 @@ MUTATIONS: dict[str, list[Mutation]] = {
         Mutation("seed of the device ignored", _PHILOX, r"tl\.load\(seed_ptr\) \^ ", ""),
         Mutation("block of a wide row forgotten", _PHILOX, r"start // NEIGHBOURS \+", "0 +"),
         Mutation("a part with another's decisions", _PACKED, r"part \* WIDTH, threshold", "0, threshold"),
-        Mutation("halves of a word exchanged", _PACKED, r"tl\.join\(low, high\)", "tl.join(high, low)"),
         Mutation("sum of the last part only", _PACKED, r"total \+= ", "total = "),
         Mutation("largest of the last part only", _PACKED, r"(mum)\(largest, ", r"\1(LEAST, "),
         Mutation("packed gradient not rescaled", _PACKED, r"slope_of_dx \*= rescale", "pass"),
-        Mutation("a zero that is none", _PACKED, r"& \(threshold >> 31\)", "& threshold"),
+        *_PACKED_ROW_MUTATIONS,
+        Mutation("a zero that is none", _PACKED_ROWS, r"natural >> 31", "natural"),
         Mutation("the mask's row", _SCORES, r"\* stride_1|\* mask_stride_1", "* 0"),
     ],
 }  # fmt: skip
@@ -326,6 +339,8 @@ def checks(operator: str) -> list[Check]:
             case((31, 127), f32, {"eps": 1e-3}, layout="transposed", grad_layout="expanded"),
             case((2, 8_200), f32, **rows), case((3, 20_011), f32), case((130, 24), f32), case((3, 8_000), f32),
             case((5, 1_100), f32), aligned((3, 8_192), bf16), case((9, 8_200), f32),
+            case((3, 2_056), bf16, **rows), case((2, 4_096), bf16), case((2, 2_200), bf16, magnitude=1e-4),
+            aligned((3, 2_056), bf16), case((3, 1_024), f32),
         ]  # fmt: skip
     if operator == "softmax_dropout":
         return softmax_checks()
@@ -478,6 +493,8 @@ def main() -> None:
     parser.add_argument("--rest", action="store_true", help="all but these")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    # Without the interpreter every mutant would die of having no GPU.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
     chosen = [
         mutant
         for operator in arguments.operators or MUTATIONS

@@ -29,6 +29,8 @@ MODULES = [
     "launch",
     "layer_norm_gelu",
     "layer_norm_gelu_kernels",
+    "layer_norm_gelu_packed",
+    "packed_rows",
     "philox",
     "replay",
     "rms_norm",

@@ -49,6 +49,7 @@ from fuselab.ops.layer_norm_gelu_kernels import (
     _layer_norm_gelu_forward_loop_kernel,
     _layer_norm_gelu_sums_kernel,
 )
+from fuselab.ops.layer_norm_gelu_packed import _layer_norm_gelu_packed_kernel
 from fuselab.ops.replay import Replays, form_of
 
 __all__ = ["LayerNormGELU", "layer_norm_gelu", "layer_norm_gelu_reference"]
@@ -57,10 +58,14 @@ Approximate = Literal["none", "tanh"]
 
 _APPROXIMATIONS = ("none", "tanh")
 _FORWARD_WIDEST = 16384
+# Rows of 16-bit numbers that are wider than the first and at most the second are kept packed: 64 elements a thread.
+_PACKED_FROM, _PACKED_WIDEST, _PACKED_COLUMNS, _PACKED_REGISTERS = 2048, 32768, 2048, 64
 # The backward holds x, dy, the next rows of both, weight, bias and two partial sums: more columns than this spill.
 _BACKWARD_WIDEST = 8192
 # Columns of a tile in rows wider than that: of the forward, and of both kernels of the backward.
 _FORWARD_LOOPED, _BACKWARD_LOOPED = 8192, 1024
+# Partial sums that are few: summing them waits for one load anyway, and a smaller tile has less to add up after it.
+_FEW = 64
 # Programs for each multiprocessor of the kernel that goes down blocks of columns, and their registers.
 _DOWN_COLUMNS, _DOWN_REGISTERS = 4, 128
 
@@ -144,7 +149,7 @@ def _forward_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _forward(
-    kernels: tuple[Any, Any], x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
+    kernels: tuple[Any, Any, Any], x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     y, mean, rstd = _forward_outputs(x)
     if x.numel() == 0:
@@ -153,7 +158,15 @@ def _forward(
     M, N = x_MN.shape[0], int(x_MN.shape[1])
     affine = x_MN if weight is None else weight.contiguous(), x_MN if bias is None else bias.contiguous()
     pointers = x_MN, *affine, y, mean, rstd
-    flags = {**_flags(x, weight, bias, approximate), "ASSEMBLY": _assembly(x.device)}
+    flags = _flags(x, weight, bias, approximate)
+    # A mask that may end within a word takes the compiler minutes.
+    if _PACKED_FROM < N <= _PACKED_WIDEST and x.element_size() == 2 and N % 8 == 0:
+        block_n = triton.next_power_of_2(N)
+        sizes = {"PARTS": 8, "BLOCK_N": block_n, "num_warps": block_n // _PACKED_COLUMNS}
+        limits = _limits(kernels[2], _PACKED_REGISTERS, x.device)
+        launch(kernels[2], (M,), x.device, *pointers, x_MN.stride(0), M, N, eps, **flags, **sizes, **limits)
+        return y, mean, rstd
+    flags["ASSEMBLY"] = _assembly(x.device)
     if N > _FORWARD_WIDEST:
         sizes = {"BLOCK_N": _FORWARD_LOOPED, "num_warps": 16}
         launch(kernels[1], (M,), x.device, *pointers, x_MN.stride(0), N, eps, **flags, **sizes)
@@ -286,9 +299,10 @@ def _backward(
     )
     launch(kernel, (grid,), x.device, *pointers, dx, *partial, *strides, M, N, **flags, **grads, **sizes, **options)
     if programs != 1 and any(grads.values()):
+        summed = _sums_tile(N, _FEW if isinstance(programs, int) and programs <= _FEW else most)
         launch(
             kernels[3],
-            (sum(grads.values()) * triton.cdiv(N, _sums_tile(N, most)["BLOCK_N"]),),
+            (sum(grads.values()) * triton.cdiv(N, summed["BLOCK_N"]),),
             x.device,
             *partial,
             dweight,
@@ -296,7 +310,7 @@ def _backward(
             programs,
             N,
             **grads,
-            **_sums_tile(N, most),
+            **summed,
         )
     return dx, dweight, dbias
 
@@ -309,7 +323,11 @@ def _sums_tile(N: int, most: int) -> dict[str, int]:
     return {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": min(max(block_m * block_n // 1024, 4), 16)}
 
 
-_FORWARD_KERNELS = _layer_norm_gelu_forward_kernel, _layer_norm_gelu_forward_loop_kernel
+_FORWARD_KERNELS = (
+    _layer_norm_gelu_forward_kernel,
+    _layer_norm_gelu_forward_loop_kernel,
+    _layer_norm_gelu_packed_kernel,
+)
 _BACKWARD_KERNELS = (
     _layer_norm_gelu_backward_kernel,
     _layer_norm_gelu_backward_rows_kernel,
@@ -322,8 +340,8 @@ _BACKWARD_KERNELS = (
 def _layer_norm_gelu(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernels = wrap_triton(_layer_norm_gelu_forward_kernel), wrap_triton(_layer_norm_gelu_forward_loop_kernel)
-    return _forward(kernels, x, weight, bias, eps, approximate)
+    first, loop, packed = _FORWARD_KERNELS
+    return _forward((wrap_triton(first), wrap_triton(loop), wrap_triton(packed)), x, weight, bias, eps, approximate)
 
 
 @operator(

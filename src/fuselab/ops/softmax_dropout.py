@@ -23,7 +23,7 @@ from triton.runtime.jit import JITFunction
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, needs_grad, on_cpu, rows
 from fuselab.ops.internals import applied
-from fuselab.ops.launch import Tile, launch, operator, wrap_triton
+from fuselab.ops.launch import INTERPRETED, Tile, launch, operator, wrap_triton
 from fuselab.ops.philox import check_probability, dropout_arguments
 from fuselab.ops.philox_key import NO_KEY, Key, draw
 from fuselab.ops.replay import Replays
@@ -86,7 +86,11 @@ def _shape(kernel: Any, x: Tensor, width: int, masked: bool, backward: bool) -> 
     packable = x.dtype != torch.float32 and not masked and width % 8 == 0
     looped = _Shape(Tile(1, _LOOPED, 32 if backward else 8))
     if backward:
-        return looped if width > _WIDEST else _Shape(Tile(1, _WIDEST, 16), 4 if packable else 1)
+        if width > _WIDEST:
+            return looped
+        # Told, it asks for the row at once; else for a quarter when it has worked on the one before, and is slower.
+        parts = 4 if packable and (told or INTERPRETED) else 1
+        return _Shape(Tile(1, _WIDEST, 16), parts, (("maxnreg", 64),) if told and parts > 1 else ())
     if width > _WIDEST:
         packed = _Shape(Tile(1, 2 * _WIDEST, 32), 4, (("maxnreg", 32),))
         return packed if packable and told and width <= 2 * _WIDEST else looped

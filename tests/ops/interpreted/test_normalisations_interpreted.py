@@ -39,6 +39,49 @@ def test_rows_wider_than_a_block(operator, shape):
         check(operator, shape, torch.bfloat16, OPTIONS[operator][-1])
 
 
+@pytest.mark.parametrize(
+    ("width", "dtype", "other", "options"),
+    [
+        (2_056, torch.bfloat16, None, {}),
+        (4_096, torch.float16, None, {"approximate": "tanh", "eps": 1e-3}),
+        (9_000, torch.bfloat16, torch.float32, {}),
+        (32_768, torch.float16, torch.float32, {}),
+        (2_060, torch.bfloat16, None, {}),
+    ],
+)
+def test_rows_that_layer_norm_gelu_keeps_packed(width, dtype, other, options):
+    """Wide ones of 16-bit numbers, in parts: one empty, rows apart; those that end within a word are not."""
+    for shape, more in (((3, width), {"layout": "rows", "grad_layout": "rows"}), ((1, width), {"magnitude": 1e-4})):
+        check("layer_norm_gelu", shape, dtype, options, other=other, **more)
+
+
+@pytest.mark.parametrize("affine", [(True, False), (False, True), (False, False)])
+def test_packed_rows_without_weight_or_bias(affine):
+    x = (torch.randn(3, 3_000, generator=torch.Generator().manual_seed(0)) + 1).half()
+    weight, bias = (torch.linspace(-1, 2, 3_000).half() if given else None for given in affine)
+    expected = ops.layer_norm_gelu_reference(x.double(), weight, bias)
+    torch.testing.assert_close(ops.layer_norm_gelu(x, weight, bias).double(), expected, rtol=2**-10, atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [30.0, 250.0])
+def test_packed_rows_far_from_zero(ratio):
+    """A mean of many standard deviations: nothing cancels but what torch's own mean in float32 rounds away."""
+    x = torch.randn(3, 4_096, generator=torch.Generator().manual_seed(1)) + ratio
+    x = x.half()
+    expected = ops.layer_norm_gelu_reference(x.double(), None, None)
+    torch.testing.assert_close(ops.layer_norm_gelu(x, None, None).double(), expected, rtol=2**-10, atol=ratio * 3e-7)
+
+
+def test_not_a_number_in_packed_rows():
+    """What is infinite or NaN in one row makes all of that row NaN and nothing else, as in eager."""
+    x = torch.randn(4, 2_056, generator=torch.Generator().manual_seed(2)).bfloat16()
+    x[0, 5], x[1, -1], x[2, 2_050] = float("inf"), float("nan"), -float("inf")
+    y = ops.layer_norm_gelu(x, None, None)
+    assert torch.equal(y.isnan(), ops.layer_norm_gelu_reference(x, None, None).isnan())
+    assert y[:3].isnan().all()
+    assert y[3].isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("operator", "options"), PAIRS, ids=str)
 def test_half_input_with_float32_weights(operator, options, dtype):
