@@ -32,7 +32,7 @@ from fuselab.targets import find, match
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "benchmarks" / "results" / "h200-limiters.json"
-RUNS = ("h200-quick.json", "h200-silu-rms_norm.json")
+RUNS = ("h200-quick.json",)
 CONSTANTS = ROOT / "src" / "fuselab" / "ir" / "prediction.toml"
 START = {
     "memory_share": 0.9,

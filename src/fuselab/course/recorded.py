@@ -71,7 +71,7 @@ def label(name: str = MAIN) -> str:
 
     Example:
         >>> label()
-        'recorded on NVIDIA H200, torch 2.11.0, triton 3.6.0, 2026-11-22'
+        'recorded on NVIDIA H200, torch 2.11.0, triton 3.6.0, 2026-11-23'
     """
     run = document(name)["runs"][0]
     versions = run["environment"]["versions"]
