@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fuselab.measure.tolerance import Scale, compare, not_repeated
 
@@ -157,6 +158,32 @@ def test_what_rounds_to_16_bits_between_operators_may_be_off_in_the_mean_and_no_
     assert biased(lambda row: 1 + 0 * row, rounds_between=True).correct
     found = biased(lambda row: 200 + 0 * row, rounds_between=True)
     assert "root-mean-square error" in found.reason
+
+
+def gradient_of(function, x, of_output):
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(function(x), x, of_output)[0]
+
+
+def test_the_operators_of_silu_by_hand_cancel_where_its_slope_is_zero():
+    """The slope at -1.28125 is -6e-4 and made of two terms of 0.22; sigmoid(x) is rounded the same way every time."""
+    generator = torch.Generator().manual_seed(0)
+    x, of_output = torch.randn(2, 512, 256, generator=generator).bfloat16()
+    x[:, :64] = -1.28125
+    exact = gradient_of(F.silu, x.double(), of_output.double())
+    by_hand = gradient_of(lambda x: x * torch.sigmoid(x), x, of_output)
+    there = x == -1.28125
+    error, size = (by_hand.double() - exact)[there], exact[there].abs().mean()
+    assert float(size) == pytest.approx(6.06e-4 * float(of_output[there].double().abs().mean()), rel=0.01)
+    assert float(error.abs().mean() / size) == pytest.approx(1.0, abs=0.1)
+    assert float((error * exact[there].sign()).mean() / size) == pytest.approx(-0.17, abs=0.03)
+
+    scale = Scale(x.numel(), 256, sixteen_bit=True)
+    fused = gradient_of(F.silu, x, of_output)
+    assert compare("grad x", fused, fused, exact, scale).correct
+    assert compare("grad x", by_hand, fused, exact, scale).reason.startswith("systematic error: results of about")
+    found = compare("grad x", by_hand, fused, exact, scale, rounds_between=True)
+    assert found.correct, found.reason
 
 
 def normalised_and_weighed(x, weight):
