@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import pickle
+import pkgutil
+import subprocess
+import sys
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -68,3 +74,27 @@ def test_every_field_has_a_unit_or_no_dimension():
         if isinstance(record, type) and issubclass(record, msgspec.Struct):
             for field in record.__struct_fields__:
                 assert not field.endswith(("duration", "_time", "size", "bandwidth")), f"{name}.{field} has no unit"
+
+
+def test_the_room_offers_every_record_of_its_files():
+    defined = {
+        name
+        for module in pkgutil.iter_modules(records.__path__, "fuselab.records.")
+        for name, value in vars(importlib.import_module(module.name)).items()
+        if isinstance(value, type) and value.__module__ == module.name and not name.startswith("_")
+    }
+    assert defined - {"Record"} <= set(records.__all__)  # the base is the room's own
+    assert len(defined) > 20
+
+
+def test_a_record_comes_back_from_pickle():
+    """Nothing of ours pickles a record; a user's own pool of processes may."""
+    measurement = Measurement(
+        experiment="silu", variant="eager", workload=Workload(), direction=Direction.FORWARD, status=Status.OK
+    )
+    assert pickle.loads(pickle.dumps(measurement)) == measurement
+
+
+def test_importing_the_records_imports_no_torch():
+    code = "import sys, fuselab.records\nassert not {'torch', 'triton', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
