@@ -28,7 +28,7 @@ POINTERS = {
 MODULES = [
     sys.modules[f"fuselab.ops.{name}"]
     for name in (
-        "layer_norm_gelu",
+        "layer_norm_gelu_launch",
         "softmax_dropout",
         "rms_norm",
         "rms_norm_launch",
@@ -205,7 +205,7 @@ def test_a_weight_stays_in_half_precision(compiler):
 
 @pytest.mark.parametrize("width", [2048, 16384])
 def test_gelu_unpacks_by_assembly(compiler, monkeypatch, width):
-    monkeypatch.setattr(sys.modules["fuselab.ops.layer_norm_gelu"], "_assembly", lambda _: True)
+    monkeypatch.setattr(sys.modules["fuselab.ops.layer_norm_gelu_launch"], "_assembly", lambda _: True)
     made = compiler(HOPPER)
     x = torch.zeros(257, width, dtype=torch.bfloat16, requires_grad=True)
     y = ops.layer_norm_gelu(x, torch.ones(width, dtype=torch.bfloat16), None)

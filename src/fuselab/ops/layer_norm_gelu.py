@@ -1,6 +1,6 @@
 """LayerNorm followed by GELU, forward and backward (Ba et al., 2016; Hendrycks and Gimpel, 2016).
 
-One program holds whole rows up to ``_FORWARD_WIDEST`` columns; above, it passes over them twice. Between the two
+One program holds whole rows, up to 32768 columns forward; it passes twice over those that are too wide. Between the two
 operators nothing is rounded and nothing is stored: the backward keeps the input and two float32 a row (mean and rstd)
 and recomputes the rest. Weight and bias gradients are summed without atomics: a fixed number of programs each keep
 float32 partial sums over their rows, and a second kernel adds those up, so that repeated calls agree to the bit.
@@ -9,14 +9,12 @@ float32 partial sums over their rows, and a second kernel adds those up, so that
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
-import triton
 from torch import Tensor, nn
 from torch.compiler import is_compiling
-from triton.runtime.jit import JITFunction
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.inputs import (
@@ -27,28 +25,20 @@ from fuselab.ops.inputs import (
     is_plain,
     needs_grad,
     on_cpu,
-    rows,
 )
 from fuselab.ops.internals import applied
-from fuselab.ops.launch import (
-    INTERPRETED,
-    empty,
-    fewer,
-    launch,
-    most_programs,
-    operator,
-    persistent_programs,
-    scratch,
-    wrap_triton,
-)
-from fuselab.ops.layer_norm_gelu_kernels import (
+from fuselab.ops.launch import operator, wrap_triton
+from fuselab.ops.layer_norm_gelu_backward import (
     _layer_norm_gelu_backward_columns_kernel,
     _layer_norm_gelu_backward_kernel,
     _layer_norm_gelu_backward_rows_kernel,
-    _layer_norm_gelu_forward_kernel,
-    _layer_norm_gelu_forward_loop_kernel,
     _layer_norm_gelu_sums_kernel,
 )
+from fuselab.ops.layer_norm_gelu_forward import (
+    _layer_norm_gelu_forward_kernel,
+    _layer_norm_gelu_forward_loop_kernel,
+)
+from fuselab.ops.layer_norm_gelu_launch import backward, backward_outputs, forward, forward_outputs
 from fuselab.ops.layer_norm_gelu_packed import _layer_norm_gelu_packed_kernel
 from fuselab.ops.replay import Replays, form_of
 
@@ -57,78 +47,6 @@ __all__ = ["LayerNormGELU", "layer_norm_gelu", "layer_norm_gelu_reference"]
 Approximate = Literal["none", "tanh"]
 
 _APPROXIMATIONS = ("none", "tanh")
-_FORWARD_WIDEST = 16384
-# Rows of 16-bit numbers that are wider than the first and at most the second are kept packed: 64 elements a thread.
-_PACKED_FROM, _PACKED_WIDEST, _PACKED_COLUMNS, _PACKED_REGISTERS = 2048, 32768, 2048, 64
-# The backward holds x, dy, the next rows of both, weight, bias and two partial sums: more columns than this spill.
-_BACKWARD_WIDEST = 8192
-# Columns of a tile in rows wider than that: of the forward, and of both kernels of the backward.
-_FORWARD_LOOPED, _BACKWARD_LOOPED = 8192, 1024
-# Partial sums that are few: summing them waits for one load anyway, and a smaller tile has less to add up after it.
-_FEW = 64
-# Programs for each multiprocessor of the kernel that goes down blocks of columns, and their registers.
-_DOWN_COLUMNS, _DOWN_REGISTERS = 4, 128
-
-
-class _Tile(NamedTuple):
-    """How rows are spread over programs, warps and registers."""
-
-    BLOCK_M: int
-    """Rows of a program's tile."""
-    num_warps: int
-    programs: int = 0
-    """Programs for each multiprocessor, which share the tiles; 0 is one for each tile."""
-    registers: int = 0
-    """What the compiler may use a thread, so that all these programs fit; 0 leaves that to it."""
-    parts: int = 1
-    """Groups of columns of a row in a thread, summed before the threads' sums are."""
-    reload: bool = False
-    """Weight and bias are read again for every tile: the registers are needed otherwise."""
-    scaled: bool = False
-    """The derivative of GELU in the form for scaled arguments, where results are bfloat16."""
-    twice: bool = False
-    """Not float32: the normalised row is made again after its sums."""
-
-
-# By width rounded up to a power of two; bfloat16 on an H200, see benchmarks/notes.md. Narrower rows share a program as
-# those of 256 columns do.
-_FORWARD_TILES = {
-    256: _Tile(4, 1),
-    512: _Tile(2, 1),
-    1024: _Tile(1, 1),
-    2048: _Tile(1, 2),
-    4096: _Tile(1, 4),
-    8192: _Tile(1, 8, registers=80),
-    16384: _Tile(1, 16, programs=1),
-}
-_BACKWARD_TILES = {
-    256: _Tile(4, 1, programs=16, registers=128, scaled=True),
-    512: _Tile(4, 4, programs=3, registers=168),
-    1024: _Tile(2, 4, programs=4, registers=128),
-    2048: _Tile(1, 4, programs=4, registers=128),
-    4096: _Tile(1, 8, programs=2, registers=128),
-    8192: _Tile(1, 16, programs=1, parts=2, reload=True, scaled=True, twice=True),
-}
-# One warp would hold four rows of float32 twice over.
-_BACKWARD_TILES_FLOAT32 = {**_BACKWARD_TILES, 256: _Tile(8, 4, programs=4, registers=128)}
-
-
-def _tile(tiles: dict[int, _Tile], width: int) -> tuple[_Tile, int]:
-    # The tile for a width, and the columns that it spans.
-    block_n = max(triton.next_power_of_2(width), 16)
-    tile = tiles[max(block_n, 256)]
-    return (tile if block_n >= 256 else tile._replace(BLOCK_M=tile.BLOCK_M * 256 // block_n)), block_n
-
-
-def _programs(tile: _Tile, tiles: int, device: torch.device) -> int:
-    return persistent_programs(tiles, device, tile.programs) if tile.programs else tiles
-
-
-def _limits(kernel: Any, registers: int, device: torch.device) -> dict[str, int]:
-    # Only where the launch is a direct one: a traced kernel takes no such option, nor does an AMD GPU. There the rows
-    # are not loaded ahead, which needs the registers of fewer programs.
-    direct = isinstance(kernel, JITFunction) and device.type == "cuda" and torch.version.hip is None
-    return {"maxnreg": registers} if registers and direct else {}
 
 
 def layer_norm_gelu_reference(
@@ -140,187 +58,6 @@ def layer_norm_gelu_reference(
     bias = None if bias is None else bias.to(dtype)
     normalised = F.layer_norm(x.to(dtype), x.shape[-1:], weight, bias, eps)
     return F.gelu(normalised, approximate=approximate).to(x.dtype)
-
-
-def _forward_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    mean = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
-    return y, mean, torch.empty_like(mean)
-
-
-def _forward(
-    kernels: tuple[Any, Any, Any], x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    y, mean, rstd = _forward_outputs(x)
-    if x.numel() == 0:
-        return y, mean, rstd
-    x_MN = rows(x)
-    M, N = x_MN.shape[0], int(x_MN.shape[1])
-    affine = x_MN if weight is None else weight.contiguous(), x_MN if bias is None else bias.contiguous()
-    pointers = x_MN, *affine, y, mean, rstd
-    flags = _flags(x, weight, bias, approximate)
-    # A mask that may end within a word takes the compiler minutes.
-    if _PACKED_FROM < N <= _PACKED_WIDEST and x.element_size() == 2 and N % 8 == 0:
-        block_n = triton.next_power_of_2(N)
-        sizes = {"PARTS": 8, "BLOCK_N": block_n, "num_warps": block_n // _PACKED_COLUMNS}
-        limits = _limits(kernels[2], _PACKED_REGISTERS, x.device)
-        launch(kernels[2], (M,), x.device, *pointers, x_MN.stride(0), M, N, eps, **flags, **sizes, **limits)
-        return y, mean, rstd
-    flags["ASSEMBLY"] = _assembly(x.device)
-    if N > _FORWARD_WIDEST:
-        sizes = {"BLOCK_N": _FORWARD_LOOPED, "num_warps": 16}
-        launch(kernels[1], (M,), x.device, *pointers, x_MN.stride(0), N, eps, **flags, **sizes)
-        return y, mean, rstd
-    tile, block_n = _tile(_FORWARD_TILES, N)
-    launch(
-        kernels[0],
-        (_programs(tile, triton.cdiv(M, tile.BLOCK_M), x.device),),
-        x.device,
-        *pointers,
-        x_MN.stride(0),
-        M,
-        N,
-        eps,
-        **flags,
-        PERSISTENT=tile.programs > 0,
-        BLOCK_M=tile.BLOCK_M,
-        BLOCK_N=block_n,
-        num_warps=tile.num_warps,
-        # In float32 the same registers would spill.
-        **(_limits(kernels[0], tile.registers, x.device) if x.element_size() == 2 else {}),
-    )
-    return y, mean, rstd
-
-
-def _flags(x: Tensor, weight: Tensor | None, bias: Tensor | None, approximate: str) -> dict[str, Any]:
-    return {
-        "APPROXIMATE": approximate,
-        "SHORT": x.dtype == torch.bfloat16,
-        "HAS_WEIGHT": weight is not None,
-        "HAS_BIAS": bias is not None,
-    }
-
-
-def _assembly(device: torch.device) -> bool:
-    return not INTERPRETED and device.type == "cuda" and torch.version.hip is None
-
-
-def _backward_outputs(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, affine_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    dweight = torch.zeros_like(weight) if affine_grad and weight is not None else empty(x)
-    return dx, dweight, torch.zeros_like(bias) if affine_grad and bias is not None else empty(x)
-
-
-def _backward(
-    kernels: tuple[Any, Any, Any, Any],
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    dy: Tensor,
-    approximate: str,
-    affine_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if x.numel() == 0:
-        return _backward_outputs(x, weight, bias, affine_grad)
-    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    x_MN, dy_MN = rows(x), rows(dy)
-    M, N = x_MN.shape[0], int(x_MN.shape[1])
-    grads = {
-        "WEIGHT_GRAD": affine_grad and weight is not None,
-        "BIAS_GRAD": affine_grad and bias is not None,
-    }
-    pointers: tuple[Tensor, ...] = (
-        x_MN,
-        x_MN if weight is None else weight.contiguous(),
-        x_MN if bias is None else bias.contiguous(),
-        mean,
-        rstd,
-        dy_MN,
-    )
-    strides = x_MN.stride(0), dy_MN.stride(0)
-    flags = _flags(x, weight, bias, approximate)
-    sizes: dict[str, int]
-    if N <= _BACKWARD_WIDEST:
-        tile, block_n = _tile(_BACKWARD_TILES if x.element_size() == 2 else _BACKWARD_TILES_FLOAT32, N)
-        most = most_programs(x.device, tile.programs)
-        programs = grid = fewer(triton.cdiv(M, tile.BLOCK_M), most)
-        limits = _limits(kernels[0], tile.registers, x.device)
-        sizes = {
-            "AHEAD": len(limits) > 0 or not tile.registers,
-            "PARTS": tile.parts,
-            "RELOAD": tile.reload,
-            "SCALED": tile.scaled and flags["SHORT"] and approximate == "none",
-            "TWICE": tile.twice and x.element_size() == 2,
-            "BLOCK_M": tile.BLOCK_M,
-            # 8 columns a thread, 256 a warp: the rows of a tile that lie in different threads.
-            "SUM_M": min(max(256 * tile.num_warps // block_n, 1), tile.BLOCK_M),
-            "BLOCK_N": block_n,
-        }
-        options = {"num_warps": tile.num_warps, **limits}
-        kernel = kernels[0]
-    else:
-        thread_n = 16 // x.element_size()  # what a thread reads at a time
-        average, projected = scratch((M,), x.device), scratch((M,), x.device)
-        pointers = *pointers, average, projected
-        sizes = {"BLOCK_M": thread_n // 4, "BLOCK_N": _BACKWARD_LOOPED}
-        options = {"num_warps": 4}
-        launch(
-            kernels[1],
-            (triton.cdiv(M, sizes["BLOCK_M"]),),
-            x.device,
-            *pointers,
-            *strides,
-            M,
-            N,
-            **flags,
-            ASSEMBLY=_assembly(x.device),
-            THREAD_N=thread_n,
-            **sizes,
-            **options,
-        )
-        sizes["BLOCK_M"] = thread_n // 2
-        options |= _limits(kernels[2], _DOWN_REGISTERS if x.element_size() == 2 else 0, x.device)
-        blocks = triton.cdiv(N, _BACKWARD_LOOPED)
-        most = max(most_programs(x.device, _DOWN_COLUMNS) // blocks, 2)
-        programs = fewer(triton.cdiv(M, sizes["BLOCK_M"]), most)
-        grid = blocks * programs
-        kernel = kernels[2]
-    dweight = torch.empty(N, dtype=weight.dtype, device=x.device) if weight is not None and affine_grad else empty(x)
-    dbias = torch.empty(N, dtype=bias.dtype, device=x.device) if bias is not None and affine_grad else empty(x)
-    # A program that has all rows writes the gradients themselves.
-    partial = (
-        (dweight, dbias)
-        if programs == 1
-        else tuple(scratch((programs, N), x.device) if grad else empty(x) for grad in grads.values())
-    )
-    launch(kernel, (grid,), x.device, *pointers, dx, *partial, *strides, M, N, **flags, **grads, **sizes, **options)
-    if programs != 1 and any(grads.values()):
-        summed = _sums_tile(N, _FEW if isinstance(programs, int) and programs <= _FEW else most)
-        launch(
-            kernels[3],
-            (sum(grads.values()) * triton.cdiv(N, summed["BLOCK_N"]),),
-            x.device,
-            *partial,
-            dweight,
-            dbias,
-            programs,
-            N,
-            **grads,
-            **summed,
-        )
-    return dx, dweight, dbias
-
-
-def _sums_tile(N: int, most: int) -> dict[str, int]:
-    # All partial sums of a column at once, so that they are waited for once; few columns a program, 32 bytes of a row
-    # at least, where there are few of them.
-    block_n = 32 if N >= 4096 else 16 if N >= 1024 else 8
-    block_m = min(triton.next_power_of_2(most), 16384 // block_n)
-    return {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": min(max(block_m * block_n // 1024, 4), 16)}
 
 
 _FORWARD_KERNELS = (
@@ -336,17 +73,17 @@ _BACKWARD_KERNELS = (
 )
 
 
-@operator("layer_norm_gelu", lambda x, weight, bias, eps, approximate: _forward_outputs(x))
+@operator("layer_norm_gelu", lambda x, weight, bias, eps, approximate: forward_outputs(x))
 def _layer_norm_gelu(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     first, loop, packed = _FORWARD_KERNELS
-    return _forward((wrap_triton(first), wrap_triton(loop), wrap_triton(packed)), x, weight, bias, eps, approximate)
+    return forward((wrap_triton(first), wrap_triton(loop), wrap_triton(packed)), x, weight, bias, eps, approximate)
 
 
 @operator(
     "layer_norm_gelu_backward",
-    lambda x, weight, bias, mean, rstd, dy, approximate, grad: _backward_outputs(x, weight, bias, grad),
+    lambda x, weight, bias, mean, rstd, dy, approximate, grad: backward_outputs(x, weight, bias, grad),
 )
 def _layer_norm_gelu_backward(
     x: Tensor,
@@ -364,7 +101,7 @@ def _layer_norm_gelu_backward(
         wrap_triton(_layer_norm_gelu_backward_columns_kernel),
         wrap_triton(_layer_norm_gelu_sums_kernel),
     )
-    return _backward(kernels, x, weight, bias, mean, rstd, dy, approximate, affine_grad)
+    return backward(kernels, x, weight, bias, mean, rstd, dy, approximate, affine_grad)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -392,9 +129,9 @@ _REPLAYS = Replays()
 def _eager_forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, approximate: str
 ) -> tuple[Tensor, ...]:
-    # As _forward; replayed where a call of this form was made before.
+    # As forward; replayed where a call of this form was made before.
     def ordinary() -> tuple[Tensor, ...]:
-        return _forward(_FORWARD_KERNELS, x, weight, bias, eps, approximate)
+        return forward(_FORWARD_KERNELS, x, weight, bias, eps, approximate)
 
     return _REPLAYS.run(ordinary, (x, weight, bias), eps, approximate)
 
@@ -412,9 +149,9 @@ def _eager_backward(
     approximate: str,
     affine_grad: bool,
 ) -> tuple[Tensor, ...]:
-    # As _backward; replayed as the forward is.
+    # As backward; replayed as the forward is.
     def ordinary() -> tuple[Tensor, ...]:
-        return _backward(_BACKWARD_KERNELS, *inputs, approximate, affine_grad)
+        return backward(_BACKWARD_KERNELS, *inputs, approximate, affine_grad)
 
     inputs = x, weight, bias, mean, rstd, dy
     return _BACKWARD_REPLAYS.run(ordinary, inputs, approximate, affine_grad)

@@ -8,7 +8,8 @@ from operator_cases import DTYPES, check
 
 from fuselab import ops
 from fuselab.ops.launch import recorded
-from fuselab.ops.layer_norm_gelu import _BACKWARD_KERNELS, _backward
+from fuselab.ops.layer_norm_gelu import _BACKWARD_KERNELS
+from fuselab.ops.layer_norm_gelu_launch import backward
 
 SHAPES = [(4, 16), (3, 7), (2, 3, 33), (6, 1), (1, 257), (31, 127), (2, 129), (64,), (2, 2, 2, 5)]
 WIDE = [(2, 20_011), (1, 16_385), (2, 8_193), (1, 8_192)]
@@ -129,7 +130,7 @@ def test_one_program_writes_the_gradients_itself(rows, width, launches):
     """Only the partial sums of several are added up by a kernel more."""
     x, ones = torch.randn(rows, width), torch.ones(width)
     with recorded() as made:
-        _backward(_BACKWARD_KERNELS, x, ones, ones, torch.zeros(rows), torch.ones(rows), x, "none", True)
+        backward(_BACKWARD_KERNELS, x, ones, ones, torch.zeros(rows), torch.ones(rows), x, "none", True)
     assert len(made.launches) == launches
 
 
