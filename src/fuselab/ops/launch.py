@@ -36,6 +36,7 @@ __all__ = [
     "recorded",
     "row_tile",
     "scratch",
+    "takes_registers",
     "wrap_triton",
 ]
 
@@ -90,6 +91,14 @@ def row_tile(width: int, *, widest: int, looped: int) -> Tile:
 @functools.lru_cache
 def _multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def takes_registers(kernel: Any, device: torch.device) -> bool:
+    """Whether the compiler can be told how many registers a thread may have (``maxnreg``).
+
+    Only where the launch is a direct one: a traced kernel takes no such option, nor does an AMD GPU.
+    """
+    return isinstance(kernel, JITFunction) and device.type == "cuda" and torch.version.hip is None
 
 
 def fewer(a: int, b: int) -> int:

@@ -7,10 +7,18 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
-from triton.runtime.jit import JITFunction
 
 from fuselab.ops.inputs import rows
-from fuselab.ops.launch import INTERPRETED, empty, fewer, launch, most_programs, persistent_programs, scratch
+from fuselab.ops.launch import (
+    INTERPRETED,
+    empty,
+    fewer,
+    launch,
+    most_programs,
+    persistent_programs,
+    scratch,
+    takes_registers,
+)
 
 __all__ = ["backward", "backward_outputs", "forward", "forward_outputs"]
 
@@ -82,10 +90,8 @@ def _programs(tile: _Tile, tiles: int, device: torch.device) -> int:
 
 
 def _limits(kernel: Any, registers: int, device: torch.device) -> dict[str, int]:
-    # Only where the launch is a direct one: a traced kernel takes no such option, nor does an AMD GPU. There the rows
-    # are not loaded ahead, which needs the registers of fewer programs.
-    direct = isinstance(kernel, JITFunction) and device.type == "cuda" and torch.version.hip is None
-    return {"maxnreg": registers} if registers and direct else {}
+    # Where it cannot be told, rows are not loaded ahead, which needs the registers of fewer programs.
+    return {"maxnreg": registers} if registers and takes_registers(kernel, device) else {}
 
 
 def forward_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,12 +18,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 import triton
 from torch import Tensor, nn
 from torch.compiler import is_compiling
-from triton.runtime.jit import JITFunction
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, needs_grad, on_cpu, rows
 from fuselab.ops.internals import applied
-from fuselab.ops.launch import INTERPRETED, Tile, launch, operator, wrap_triton
+from fuselab.ops.launch import INTERPRETED, Tile, launch, operator, takes_registers, wrap_triton
 from fuselab.ops.philox import check_probability, dropout_arguments
 from fuselab.ops.philox_key import NO_KEY, Key, draw
 from fuselab.ops.replay import Replays
@@ -81,7 +80,7 @@ def _shape(kernel: Any, x: Tensor, width: int, masked: bool, backward: bool) -> 
         return _Shape(Tile(block_m, block_n, max(block_m * block_n // 1024, 1)))
     # What a thread may hold is told to Triton's compiler, which would take more and leave a multiprocessor with nothing
     # to read while it computes. Inductor cannot tell it.
-    told = isinstance(kernel, JITFunction) and x.is_cuda and torch.version.hip is None
+    told = takes_registers(kernel, x.device)
     # A mask that may end within a word takes the compiler minutes.
     packable = x.dtype != torch.float32 and not masked and width % 8 == 0
     looped = _Shape(Tile(1, _LOOPED, 32 if backward else 8))
