@@ -1,6 +1,6 @@
 """Runs as one file that is committed under benchmarks/results/: every sample, and the hardware that it was taken on.
 
-    python benchmarks/record.py runs/silu/latest runs/rms_norm/latest --out benchmarks/results/h200-silu-rms_norm.json
+    python benchmarks/record.py runs/silu/latest runs/rms_norm/latest --out benchmarks/results/h200-quick.json
 
 What is left out: the lists of artifacts and kernels' files, the run's path, and directories of the machine, which say
 nothing about a figure. What is left in is as ``fuselab show RUN --json`` has it.
