@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fuselab.ops.packed_rows import later_zero, load_part, packed_words, part_columns, store_part, unpacked
+from fuselab.ops.packed_rows import later_zero, load_part, packed_again, part_columns, store_part, unpacked
 from fuselab.ops.philox import dropout_keep, philox_seed
 
 __all__ = ["exponentials", "packed_backward", "packed_forward"]
@@ -111,7 +111,7 @@ def packed_backward(  # type: ignore[no-untyped-def]
         if DROPOUT:
             # Zero is a factor, as in eager.
             gradient *= tl.where(dropout_keep(seed, row, part * WIDTH, threshold, 1, WIDTH, 8), 1.0, 0.0)
-        kept_words = kept_words + (packed_words(gradient.to(DTYPE)),)  # type: ignore[assignment]  # noqa: RUF005
+        kept_words = kept_words + (packed_again(gradient, DTYPE),)  # type: ignore[assignment]  # noqa: RUF005
         terms = exponentials(unpacked(x_words[part], DTYPE), peak, slope, part_columns(part, WIDTH), N, EVEN) * gradient
         total += tl.sum(terms, axis=2, keep_dims=True)
     projected = tl.sum(total, axis=1, keep_dims=True) * reciprocal
