@@ -275,6 +275,15 @@ def test_a_missing_compiler_stops_before_work_starts(device_type: str, field: st
     assert error.value.exit_code == 2
 
 
+def test_runs_below_a_space_stop_before_work_starts(machine: Machine, tmp_path: Path) -> None:
+    checks.require_compiler("cpu", tmp_path)
+    checks.require_compiler("cuda", tmp_path / "my runs")
+    with pytest.raises(SetupError, match=r"my runs: the path has a space") as error:
+        checks.require_compiler("cpu", tmp_path / "my runs")
+    assert "--out" in str(error.value.hint)
+    assert "--variant eager" in str(error.value.hint)
+
+
 def test_a_missing_device_stops_before_work_starts(machine: Machine) -> None:
     checks.require_device("auto")
     checks.require_device("cpu")

@@ -276,3 +276,13 @@ def test_a_missing_compiler_stops_before_work_starts(tmp_path):
     assert done.returncode == 2
     assert "compiler" in done.stderr
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+@pytest.mark.slow
+def test_what_is_not_compiled_needs_no_compiler(tmp_path):
+    """The way out that the refusal names."""
+    runs = tmp_path / "my runs"
+    arguments = ("--variant", "eager", "--shape", "64x64", "--dtype", "f32", "--device", "cpu", "--out", str(runs))
+    done = fuselab("run", "silu", *arguments, cwd=tmp_path, env={"CXX": str(tmp_path / "no-compiler")})
+    assert done.returncode == 0, done.stderr
+    assert list(runs.glob("silu/*/measurements.jsonl"))

@@ -43,6 +43,17 @@ def test_a_working_compiler_compiles_loads_and_computes(monkeypatch: pytest.Monk
 
 
 @needs_gxx
+def test_a_torch_below_a_space_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Inductor's commands quote nothing: every compilation would fail, each with a page of the compiler's words."""
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(compiler, "_torch_directory", lambda: tmp_path / "my environment" / "torch")
+    trial = compiler.try_cpp()
+    assert not trial.works
+    assert "my environment" in trial.detail
+    assert "without a space" in trial.remedy
+
+
+@needs_gxx
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="judged by ELF")
 @pytest.mark.parametrize(("flag", "own"), [("", False), ("-static-libstdc++", True)])
 def test_a_compiler_that_links_a_c_library_of_its_own(flag: str, own: bool, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from rich.console import Console
 from fuselab import store
 from fuselab.errors import StoreError, UnknownNameError, UsageError
 from fuselab.execution import Settings, Workers
-from fuselab.experiment import BASELINE, Experiment, load_registry
-from fuselab.plan import Selection, select
+from fuselab.experiment import BASELINE, Experiment, VariantKind, load_registry
+from fuselab.plan import Plan, Selection, select
 from fuselab.records import Check, Environment, Kernel, RunStatus
 from fuselab.runner import Outcome, carry_out, describe, load_outcome, prepare, reopen
 from fuselab.store import Run
@@ -155,7 +155,10 @@ def calibrated(
     """
     with Crew() as crew:
         environment = _environment(crew, device, console)
+    from fuselab.checks import require_compiler
     from fuselab.measure.calibrate import calibrate
+
+    require_compiler(environment.device_type)
 
     with console.status("calibrating") as status:
 
@@ -180,6 +183,7 @@ def carry_out_selection(
     with nullcontext(workers) if workers else Crew() as crew:
         environment = _environment(crew, device, console)
         plans = selection.plans(environment.device_type)
+        _require_compiler(plans, environment, out)
         work = prepare(plans, environment, out, command)
         with TerminalWatcher(console, plans) as watcher:
             return carry_out(work, environment, crew, settings, watcher)
@@ -206,6 +210,7 @@ def resume_runs(
         environment = _environment(crew, devices.pop(), console)
         for each, _ in work:
             _require_same_device(each, environment)
+        _require_compiler([plan for _, plan in work], environment, out)
         finished = sum(len(each.finished_cells()) for each, _ in work)
         with TerminalWatcher(console, [plan for _, plan in work], finished) as watcher:
             return carry_out(work, environment, crew, settings, watcher)
@@ -276,11 +281,8 @@ def kernel_line(run: Run, name: str, line: int, stage: str | None = None) -> Lin
 
 
 def _environment(crew: Workers, device: str, console: Console) -> Environment:
-    from fuselab.checks import require_compiler
-
     with console.status("looking at this machine"):
         environment = describe(crew, device)
-        require_compiler(environment.device_type)
     console.print(
         f"{environment.device}, torch {environment.versions.get('torch', '?')}, "
         f"triton {environment.versions.get('triton', 'not installed')}",
@@ -288,6 +290,15 @@ def _environment(crew: Workers, device: str, console: Console) -> Environment:
         highlight=False,
     )
     return environment
+
+
+def _require_compiler(plans: Sequence[Plan], environment: Environment, out: Path) -> None:
+    """On a CPU only where something is compiled; on a GPU the memory's ceiling is a Triton kernel too."""
+    from fuselab.checks import require_compiler
+
+    compiled = (v.kind is VariantKind.COMPILED for p in plans for v in p.experiment.variants if v.name in p.variants)
+    if environment.device_type != "cpu" or any(compiled):
+        require_compiler(environment.device_type, out)
 
 
 def _require_same_device(run: Run, environment: Environment) -> None:

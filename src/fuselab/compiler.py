@@ -7,6 +7,7 @@ put to work on a toy kernel with the flags that Inductor uses.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -24,6 +25,7 @@ __all__ = [
     "c_program",
     "cpp_program",
     "install_command",
+    "is_split",
     "links_own_runtime",
     "try_cpp",
     "try_headers",
@@ -139,6 +141,10 @@ def try_cpp() -> Trial:
     version = version_line(program)
     if version is None:
         return _no_answer(program)
+    torch = _torch_directory()
+    if torch is not None and is_split(torch):
+        detail = f"torch is in {torch}: the path has a space, where Inductor's command for the C++ compiler is split"
+        return Trial(program=program, works=False, detail=detail, remedy="install in a path without a space")
     with tempfile.TemporaryDirectory(prefix="fuselab-toy-") as directory:
         source, library = Path(directory) / "toy.cpp", Path(directory) / "toy.so"
         source.write_text(TOY_KERNEL)
@@ -147,6 +153,22 @@ def try_cpp() -> Trial:
             if compiled.ok:
                 return _loaded(program, version, standard, library)
     return _failed_compile(program, version, f"{compiled.errors}\n{compiled.problem}")
+
+
+def is_split(path: Path) -> bool:
+    """Whether a path falls apart in Inductor's command for the C++ compiler, which quotes nothing.
+
+    Example:
+        >>> is_split(Path("/home/me/my runs")), is_split(Path("/home/me/runs"))
+        (True, False)
+    """
+    return any(character.isspace() for character in str(path))
+
+
+def _torch_directory() -> Path | None:
+    # Where torch's headers are, without importing it.
+    found = importlib.util.find_spec("torch")
+    return Path(found.origin).parent if found is not None and found.origin else None
 
 
 def links_own_runtime(program: str) -> bool:
