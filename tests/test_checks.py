@@ -282,6 +282,9 @@ def test_runs_below_a_space_stop_before_work_starts(machine: Machine, tmp_path: 
         checks.require_compiler("cpu", tmp_path / "my runs")
     assert "--out" in str(error.value.hint)
     assert "--variant eager" in str(error.value.hint)
+    with pytest.raises(SetupError, match="my runs") as error:
+        checks.require_compiler("cpu", tmp_path / "my runs", instead="")
+    assert "--variant" not in str(error.value.hint)
 
 
 def test_a_missing_device_stops_before_work_starts(machine: Machine) -> None:

@@ -159,7 +159,6 @@ def calibrated(
     from fuselab.measure.calibrate import calibrate
 
     require_compiler(environment.device_type)
-
     with console.status("calibrating") as status:
 
         def progress(what: str, done: int, planned: int) -> None:
@@ -210,7 +209,7 @@ def resume_runs(
         environment = _environment(crew, devices.pop(), console)
         for each, _ in work:
             _require_same_device(each, environment)
-        _require_compiler([plan for _, plan in work], environment, out)
+        _require_compiler([plan for _, plan in work], environment, work[0][0].path)
         finished = sum(len(each.finished_cells()) for each, _ in work)
         with TerminalWatcher(console, [plan for _, plan in work], finished) as watcher:
             return carry_out(work, environment, crew, settings, watcher)
@@ -292,13 +291,13 @@ def _environment(crew: Workers, device: str, console: Console) -> Environment:
     return environment
 
 
-def _require_compiler(plans: Sequence[Plan], environment: Environment, out: Path) -> None:
+def _require_compiler(plans: Sequence[Plan], environment: Environment, runs: Path) -> None:
     """On a CPU only where something is compiled; on a GPU the memory's ceiling is a Triton kernel too."""
     from fuselab.checks import require_compiler
 
     compiled = (v.kind is VariantKind.COMPILED for p in plans for v in p.experiment.variants if v.name in p.variants)
     if environment.device_type != "cpu" or any(compiled):
-        require_compiler(environment.device_type, out)
+        require_compiler(environment.device_type, runs)
 
 
 def _require_same_device(run: Run, environment: Environment) -> None:

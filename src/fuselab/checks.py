@@ -106,7 +106,11 @@ def main_job_can_run(found: Sequence[Check]) -> bool:
     return not any(check.required and check.status is CheckStatus.MISSING for check in found)
 
 
-def require_compiler(device_type: str, runs: Path | None = None) -> None:
+EAGER_ALONE = "leave the compiled variants out: --variant eager"
+"""The way out of a run that cannot compile."""
+
+
+def require_compiler(device_type: str, runs: Path | None = None, *, instead: str = EAGER_ALONE) -> None:
     """Stop before work starts when what compiles for a device does not work.
 
     Inductor's CPU backend needs a C++ compiler; on a GPU Triton's launcher needs a C compiler and ``Python.h``.
@@ -114,22 +118,23 @@ def require_compiler(device_type: str, runs: Path | None = None) -> None:
     Args:
         device_type: ``cpu`` or ``cuda``.
         runs: where runs are kept, with the compiler's caches in them.
+        instead: what can be done without it on a CPU; empty: nothing.
 
     Raises:
         SetupError: it does not work; the hint is the command that mends it.
     """
-    leave_out = "leave the compiled variants out: --variant eager"
+    instead = f"; or {instead}" if instead and device_type == "cpu" else ""
     trial = compiler.try_cpp() if device_type == "cpu" else compiler.try_headers()
     if not trial.works:
         raise SetupError(
             f"torch.compile cannot compile for {device_type} here: {trial.detail}",
-            hint=f"{trial.remedy}; or {leave_out}" if device_type == "cpu" else trial.remedy,
+            hint=f"{trial.remedy}{instead}",
         )
     if device_type == "cpu" and runs is not None and compiler.is_split(runs.absolute()):
         raise SetupError(
             f"torch.compile cannot compile for cpu in {runs.absolute()}: the path has a space, and Inductor's command "
             "for the C++ compiler is split there",
-            hint=f"--out DIRECTORY, whose path has none; or {leave_out}",
+            hint=f"--out DIRECTORY, whose path has none{instead}",
         )
 
 

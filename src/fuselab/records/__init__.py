@@ -29,12 +29,11 @@ from fuselab.records.measurement import (
     Traffic,
     Verdict,
 )
-from fuselab.records.record import ABSENT, SCHEMA_VERSION, Scalar
+from fuselab.records.record import SCHEMA_VERSION, Scalar
 from fuselab.records.run import Artifact, Kernel, RunMetadata, RunStatus, Stage
 from fuselab.records.schema import json_schema
 
 __all__ = [
-    "ABSENT",
     "DTYPES",
     "SCHEMA_VERSION",
     "Artifact",

@@ -7,8 +7,6 @@ import msgspec
 SCHEMA_VERSION = 1
 """Version of every file that these records are written to; one migration function a step (see ``store``)."""
 
-ABSENT = "absent"
-
 Scalar = bool | int | float | str
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from fuselab.errors import SetupError, UnknownNameError, UsageError, WorkerError
+from fuselab.errors import UnknownNameError, UsageError, WorkerError
 from fuselab.experiment import Experiment, load_registry
 from fuselab.records import Environment, Scalar, Workload
 from fuselab.startup.journal import Journal
@@ -100,10 +100,12 @@ def compile_cost(
         buckets=tuple(parse_buckets(buckets)),
     )
     kind = _chosen("kind of call", Calls, [calls])[0]
+    from fuselab.checks import require_compiler
+
     experiment = _experiment(what, args, seed)
     environment = _environment(device)
     workload = _workload(experiment, environment.device_type, shape, dtype, options or {}, seed)
-    _require_compiler(environment.device_type)
+    require_compiler(environment.device_type, Path(caches or out), instead="")
     header = CompileCost(
         experiment=experiment.name,
         workload=workload,
@@ -210,11 +212,3 @@ def _environment(device: str) -> Environment:
     raise WorkerError(
         f"looking at this machine failed: {reason}", hint="`fuselab doctor` says which part does not work"
     )
-
-
-def _require_compiler(device_type: str) -> None:
-    from fuselab import compiler
-
-    trial = compiler.try_cpp() if device_type == "cpu" else compiler.try_headers()
-    if not trial.works:
-        raise SetupError(f"torch.compile cannot compile for {device_type} here: {trial.detail}", hint=trial.remedy)
