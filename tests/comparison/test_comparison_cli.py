@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 from xml.etree import ElementTree as Xml
 
 import comparison_factory as factory
+import msgspec
 import numpy as np
 import pytest
 
 import fuselab
 from fuselab.cli import main
 from fuselab.errors import UsageError
-from fuselab.records import Correctness, Status
+from fuselab.records import Correctness, RunStatus, Status
 
 
 @pytest.fixture
@@ -109,6 +112,70 @@ def test_files_for_people_and_for_build_servers(tmp_path, runs, capsys):
     (failure,) = suite.iterfind("testcase/failure")
     assert failure.get("message").startswith("regression: +5")
     assert "1 regression past 2%" in page.read_text()
+
+
+HOME = "/home/ada/secret-project"
+PLANTED = f"ada@gpu17.example.org: {HOME}/model.py:3 on {socket.gethostname()}, /data/team/lovelace/x.py"
+SECRETS = ("ada", "secret-project", "gpu17.example.org", "lovelace", socket.gethostname())
+
+
+@pytest.fixture
+def told(tmp_path):
+    """Two runs below somebody's home whose every free word says whose they are."""
+    root, made = tmp_path / "home" / "ada", []
+    for seed, driver in ((1, "580.1"), (2, "580.2")):
+        cells = factory.group({"eager": 10, "compile": 8}, np.random.default_rng(seed))
+        cells = factory.changed(cells, "compile", status=Status.ERROR, reason=f"boom {PLANTED}") if seed == 2 else cells
+        around = msgspec.structs.replace(
+            factory.CPU,
+            driver=driver,
+            cpu=f"processor {seed} {PLANTED}",
+            compiler=f"{HOME}/bin/g++ {seed}",
+            variables={"TRITON_CACHE_DIR": f"{HOME}/cache{seed}"},
+        )
+        made.append(
+            factory.stored(
+                root, cells, environment=around, target=f"{HOME}/m{seed}.py:f", error=PLANTED, status=RunStatus.FAILED
+            )
+        )
+    return made
+
+
+def named(text):
+    return [s for s in SECRETS if re.search(rf"(?<![A-Za-z0-9]){re.escape(s)}(?![A-Za-z0-9])", text)]
+
+
+def test_redacted_nothing_says_whose_machine_it_was(tmp_path, told, capsys):
+    a, b = (run.path for run in told)
+    page, xml = tmp_path / "page.html", tmp_path / "junit.xml"
+    words = ["compare", str(a), str(b), "--html", str(page), "--junit", str(xml)]
+
+    def everything(*more):
+        assert main([*words, *more]) == 0
+        table = capsys.readouterr().out
+        assert main([*words, *more, "--json"]) == 0
+        document = capsys.readouterr().out
+        return {"table": table, "json": document, "page": page.read_text(), "junit": xml.read_text()}
+
+    plain, mailed = everything(), everything("--redact")
+    assert all("ada" in named(text) for text in plain.values()), "or this test looks at nothing"
+    for kind, text in mailed.items():
+        assert named(text) == [], kind
+        assert "boom" in text, kind
+    assert str(tmp_path) not in mailed["json"]
+    assert "redacted: without paths, host and user names" in mailed["page"]
+    assert "redacted: without" not in plain["page"]
+    before, after = json.loads(plain["json"]), json.loads(mailed["json"])
+    assert (before["redacted"], after["redacted"]) == (False, True)
+    assert [one["name"] for one in after["environment"]] == [one["name"] for one in before["environment"]]
+    cells = [document["comparisons"][0]["cells"] for document in (before, after)]
+    assert [[c["judgement"], c["change"]] for c in cells[0]] == [[c["judgement"], c["change"]] for c in cells[1]]
+
+
+def test_redacted_as_a_function(told):
+    a, b = (str(run.path) for run in told)
+    assert named(fuselab.compare(a, b, redact=True).page()) == []
+    assert "ada" in named(fuselab.compare(a, b).page())
 
 
 def test_the_function_displays_itself(runs):

@@ -344,6 +344,13 @@ def test_redacted_pages_say_nothing_of_whose_machine_it_was(tmp_path: Path) -> N
     assert "compile is faster" in Page(html).text
 
 
+@pytest.mark.parametrize("name", ["forward", "complete", "triton", "ok"])
+def test_a_host_may_be_called_as_a_word_of_ours(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = full_run(tmp_path)
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    assert "compile is faster" in Page(build([run], redact=True)).text
+
+
 def inflated(text: str) -> str:
     return gzip.decompress(base64.b64decode(text)).decode()
 

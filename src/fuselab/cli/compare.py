@@ -29,6 +29,9 @@ def compare(
         Path | None, typer.Option("--html", help="Write a page of one file: diffs, charts, samples.")
     ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit's XML for a build server.")] = None,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Take paths, host and user names out of all that is shown and written.")
+    ] = False,
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -47,6 +50,10 @@ def compare(
     if variants and len(names) < 2:
         raise UsageError(f"--variants {variants} names one variant", hint="name two or more: --variants eager,compile")
     found = compare_runs(runs, out, variants=names, fail_over=parse_share(fail_over))
+    if redact:
+        from fuselab.page.comparison import redacted_comparison
+
+        found = redacted_comparison(found)
     if as_json:
         print_json(comparison_document(found))
     else:

@@ -323,6 +323,8 @@ class RunsComparison(Record, frozen=True, kw_only=True):
     """The share beyond which a slower cell is called a regression: ``fail_over``, else the margin of the runs."""
     margin: float
     """Relative difference below which two times count as equal."""
+    redacted: bool = False
+    """Whether paths, host and user names were taken out."""
     schema_version: int = SCHEMA_VERSION
     """Version of this record."""
 

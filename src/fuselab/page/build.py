@@ -17,7 +17,7 @@ from fuselab.page.drawing import Chart
 from fuselab.page.model import RunData, Variants, groups_of, load
 from fuselab.page.overview import about, cell_rows, stylesheet_marks, warnings_of
 from fuselab.page.panes import Panes, panes
-from fuselab.page.redact import people_in, redactor, unchanged
+from fuselab.page.redact import redactor_of, unchanged
 from fuselab.page.security import policy
 from fuselab.page.traffic import Picture, picture_of
 from fuselab.records import Direction
@@ -57,7 +57,7 @@ def build(runs: Sequence[Run], *, redact: bool = False) -> str:
     Raises:
         StoreError: the metadata or the environment of a run cannot be read.
     """
-    change = _redactor(runs) if redact else unchanged
+    change = redactor_of(runs) if redact else unchanged
     data = [load(run, index, change) for index, run in enumerate(runs)]
     variants = Variants(data)
     below = panes(runs, redact=change)
@@ -161,16 +161,6 @@ def _entry(picture: Picture) -> dict[str, Any]:
 
 def _switched(chart: Callable[[Direction], Chart | None]) -> _Switched:
     return _Switched(chart(Direction.FORWARD), chart(Direction.BACKWARD))
-
-
-def _redactor(runs: Sequence[Run]) -> Callable[[str], str]:
-    texts = []
-    for run in runs:
-        metadata = run.metadata()
-        texts += [str(run.path), *metadata.command, metadata.target or "", metadata.error or ""]
-        texts += [line for kernel in metadata.kernels for line in kernel.source_lines]
-        texts += [text for m in run.measurements() for text in (m.reason, *m.warnings)]
-    return redactor(people_in(texts))
 
 
 def _documents(below: Panes) -> list[tuple[str, str]]:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fuselab.comparison import RunsComparison, compare_runs, parse_share
 from fuselab.comparison.records import CellChange, CellSide, Judgement, KernelChange, SideComparison, StageDifference
+from fuselab.page.redact import redacted, redactor_of
 from fuselab.page.security import policy
 from fuselab.report import figures
 from fuselab.report.comparison import (
@@ -29,15 +31,18 @@ from fuselab.report.comparison import (
     variant_of,
 )
 from fuselab.report.text import printable
+from fuselab.store import Run
 from fuselab.store.files import write_atomically
 
-__all__ = ["Compared", "compare", "comparison_page"]
+__all__ = ["Compared", "compare", "comparison_page", "redacted_comparison"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 DIFF_CHARACTERS = 1_500_000
 """Text of diffs that a page carries; behind it a kernel keeps its figures and the number of its lines."""
 
+_KEPT = frozenset({"changed", "device_type"})
+"""Fields that are words of ours, by which others are looked up."""
 _WIDEST = 0.30
 """Share to which the scale of the intervals reaches at most; what lies beyond is an arrow at its end."""
 _CHART = 260
@@ -67,6 +72,7 @@ def compare(
     variants: Sequence[str] = (),
     fail_over: float | str | None = None,
     out: str | Path = "runs",
+    redact: bool = False,
 ) -> Compared:
     """Compare runs with the first, or variants of one run: ``fuselab compare`` as a function.
 
@@ -75,6 +81,7 @@ def compare(
         variants: with one run: its variants to compare, the first the base.
         fail_over: share beyond which a slower cell is a regression, ``0.02`` or ``"2%"``; the runs' margin without.
         out: directory that holds the runs.
+        redact: whether paths, host and user names are taken out, so that what is written can be mailed.
 
     Raises:
         UsageError: nothing to compare with, different experiments, or no workload in common.
@@ -87,7 +94,21 @@ def compare(
         []
     """
     share = parse_share(fail_over) if isinstance(fail_over, str) else fail_over
-    return Compared(compare_runs([str(run) for run in runs], Path(out), variants=variants, fail_over=share))
+    found = compare_runs([str(run) for run in runs], Path(out), variants=variants, fail_over=share)
+    return Compared(redacted_comparison(found) if redact else found)
+
+
+def redacted_comparison(comparison: RunsComparison) -> RunsComparison:
+    """The comparison without paths, host and user names, as ``fuselab report --redact`` takes them out.
+
+    Args:
+        comparison: from ``compare_runs``, as it stands: its runs are read again for the names in them.
+
+    Raises:
+        StoreError: a run cannot be read any more.
+    """
+    redact = redactor_of(Run(Path(path)) for path in dict.fromkeys(side.path for side in comparison.runs))
+    return msgspec.structs.replace(redacted(comparison, redact, _KEPT), redacted=True)
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,11 +1,12 @@
 """``--redact``: what says whose machine this was is taken out; paths become file names, users and hosts dots.
 
-Every text of a run is changed before anything is made of it. Names of users are found in the paths of the run itself as
-well, since a run may be reported on another machine than the one it ran on.
+Every text of a run is changed before anything is made of it; of a comparison, every text of its record. Names of users
+are found in the paths of the run itself as well, since a run may be reported on another machine than the one it ran on.
 """
 
 from __future__ import annotations
 
+import enum
 import getpass
 import os
 import re
@@ -16,7 +17,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["people_in", "redacted", "redactor", "unchanged"]
+from fuselab.store import Run
+
+__all__ = ["IN_A_RUN", "people_in", "redacted", "redactor", "redactor_of", "unchanged"]
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -26,6 +29,8 @@ _LOCATIONS = frozenset({"path", "file_path"})
 """Fields that say where in the run a file lies: they are read from, and never shown."""
 _IDENTITIES = frozenset({"variant", "variants", "baseline", "workload", "plan", "kernel_id", "options", "arguments"})
 """Fields that refer to each other within a run; what is shown of them is redacted where it is shown."""
+IN_A_RUN = _LOCATIONS | _IDENTITIES
+"""Fields of a run that stay as they are."""
 
 _TABLES = frozenset({"versions", "variables"})
 """Fields whose keys are words from elsewhere as well."""
@@ -82,27 +87,51 @@ def redactor(names: Iterable[str] = ()) -> Callable[[str], str]:
     return redact
 
 
-def redacted(record: R, redact: Callable[[str], str]) -> R:
-    """The record with every text redacted but those that refer to other parts of the run."""
-    return msgspec.convert(_changed(msgspec.to_builtins(record), redact), type(record))
+def redactor_of(runs: Iterable[Run]) -> Callable[[str], str]:
+    """The redactor that knows the names in the runs' own paths, commands, reasons and source lines.
+
+    Raises:
+        StoreError: the metadata of a run cannot be read.
+    """
+    texts = []
+    for run in runs:
+        metadata = run.metadata()
+        texts += [str(run.path), *metadata.command, metadata.target or "", metadata.error or ""]
+        texts += [line for kernel in metadata.kernels for line in kernel.source_lines]
+        texts += [text for m in run.measurements() for text in (m.reason, *m.warnings)]
+    return redactor(people_in(texts))
 
 
-def _changed(value: Any, redact: Callable[[str], str]) -> Any:
+def redacted(record: R, redact: Callable[[str], str], keep: frozenset[str] = IN_A_RUN) -> R:
+    """The record with every text redacted but the fields to keep: those that refer to other parts of the run.
+
+    Members of enumerations are no text: a host may be called ``triton``, as a stage is.
+    """
+    return msgspec.structs.replace(
+        record, **{name: _field(name, getattr(record, name), redact, keep) for name in record.__struct_fields__}
+    )
+
+
+def _changed(value: Any, redact: Callable[[str], str], keep: frozenset[str]) -> Any:
+    if isinstance(value, enum.Enum):
+        return value
     if isinstance(value, str):
         return redact(value)
+    if isinstance(value, msgspec.Struct):
+        return redacted(value, redact, keep)
     if isinstance(value, dict):
-        return {key: _field(key, item, redact) for key, item in value.items()}
+        return {key: _field(key, item, redact, keep) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_changed(item, redact) for item in value]
+        return type(value)(_changed(item, redact, keep) for item in value)
     return value
 
 
-def _field(name: str, value: Any, redact: Callable[[str], str]) -> Any:
-    if name in _LOCATIONS or name in _IDENTITIES:
+def _field(name: str, value: Any, redact: Callable[[str], str], keep: frozenset[str]) -> Any:
+    if name in keep:
         return value
     if name in _TABLES and isinstance(value, dict):
         return {redact(key): redact(item) for key, item in value.items()}
-    return _changed(value, redact)
+    return _changed(value, redact, keep)
 
 
 def _user() -> str:
