@@ -148,6 +148,22 @@ def test_packed_tensors_of_more_than_2_to_the_31_elements_are_not_bound(ordinary
         SILU.gate_eager_backward(both, a, None, torch.empty(2**20, 1024, device="meta"))
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("rows", "wide"), [(2**14 - 1, False), (2**14 + 1, True)])
+def test_rows_far_apart_have_offsets_of_64_bits(monkeypatch, packed, rows, wide):
+    """Of few elements: slices of a fused projection of 2^17 columns."""
+    made = []
+    monkeypatch.setattr(sys.modules["fuselab.ops.flat"], "launch_ordinarily", lambda *_, **meta: made.append(meta))
+    projection = torch.empty(rows, 2**17, device="meta")
+    inputs = (projection[:, 64:192], None) if packed else (projection[:, :64], projection[:, 64:128])
+    both = gate(SILU, Table(None), Table(None))
+    SILU.gate_forward(both.forward, both, *inputs)
+    assert [meta["WIDE"] for meta in made] == [wide]
+    if not packed:  # a packed tensor is copied: its gradient lies in the same places
+        SILU.gate_backward(both.backward, both, *inputs, torch.empty(rows, 64, device="meta"))
+        assert [meta["WIDE"] for meta in made] == [wide, wide]
+
+
 def test_the_ordinary_way_looks_up_as_well(monkeypatch):
     """What has no short way (other dtypes, strided halves) is bound by the same forms."""
     monkeypatch.setattr(sys.modules["fuselab.ops.flat"], "launch_ordinarily", lambda *_, **__: pytest.fail("not bound"))

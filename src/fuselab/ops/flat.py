@@ -29,7 +29,7 @@ _SPLIT = 2**20
 
 @triton.jit
 def offsets(BLOCK: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The elements of this program, in 64 bits where the tensor has more than 2^31 of them."""
+    """The elements of this program, in 64 bits where they or their offsets in memory do not fit in 32."""
     program = tl.program_id(0)
     if WIDE:
         program = program.to(tl.int64)
@@ -94,7 +94,9 @@ def launch_flat(
     # Of a symbolic size neither is asked for: a compiled graph would hold for the answer only.
     known = isinstance(count, int)
     even = known and count % BLOCK == 0
-    wide = not known or 2 * count > _LARGEST_INT32  # a packed tensor has twice as many
+    # A packed tensor has twice as many, and rows with a gap between them lie farther apart than they are wide.
+    gap = flags.get("GAP")
+    wide = not known or max(2 * count, count // flags["N"] * (flags["N"] + gap) if gap else 0) > _LARGEST_INT32
     device = tensors[0].device
     meta = {**flags, "EVEN": even, "WIDE": wide, "BLOCK": BLOCK}
     grid = (triton.cdiv(count, BLOCK),)
