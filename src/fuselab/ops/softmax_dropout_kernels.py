@@ -75,8 +75,10 @@ def _scores(  # type: ignore[no-untyped-def]
     READ: tl.constexpr,
 ):
     # x itself without a mask: then the scale is applied to differences. Outside of the row what is never the largest.
+    # And what a boolean mask keeps, whatever else where there is none.
     outside: tl.constexpr = float("inf") if NEGATIVE else float("-inf")
     scores = _float32(_load(x_ptr + column, row, column, M, N, outside, EVEN, BLOCK_M, READ), READ)
+    kept = scores
     if MASK != "none":
         # The type that the number of rows needs; M by itself may be a constant, which has none.
         count = tl.zeros((1,), tl.int32) + M
@@ -86,10 +88,14 @@ def _scores(  # type: ignore[no-untyped-def]
         )  # fmt: skip
         added = _load(pointer, row, column, M, N, 0, EVEN, BLOCK_M, "first")
         scores *= scale
-        scores = tl.where(added != 0, scores, float("-inf")) if MASK == "keep" else scores + added.to(tl.float32)
+        if MASK == "keep":
+            kept = added != 0
+            scores = tl.where(kept, scores, float("-inf"))
+        else:
+            scores += added.to(tl.float32)
         if not EVEN:
             scores = tl.where(column < N, scores, float("-inf"))
-    return scores
+    return scores, kept
 
 
 @triton.jit
@@ -167,7 +173,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
         )  # fmt: skip
     elif ONE_BLOCK:
         column = _columns(0, BLOCK_N, NEIGHBOURS)
-        scores = _scores(
+        scores, _ = _scores(
             x_ptr, mask_ptr, row, column, M, N, scale,
             mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
             MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "once",
@@ -190,7 +196,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
         total = tl.zeros((BLOCK_M, BLOCK_N // NEIGHBOURS, NEIGHBOURS), tl.float32)
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
-            scores = _scores(
+            scores, _ = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
                 MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "first",
@@ -204,7 +210,7 @@ def _softmax_dropout_forward_kernel(  # type: ignore[no-untyped-def]
         reciprocal = 1.0 / _sum(total)
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
-            scores = _scores(
+            scores, _ = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
                 MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "again",
@@ -279,7 +285,7 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
         )  # fmt: skip
     elif ONE_BLOCK:
         column = _columns(0, BLOCK_N, NEIGHBOURS)
-        scores = _scores(
+        scores, kept = _scores(
             x_ptr, mask_ptr, row, column, M, N, scale,
             mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
             MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "once",
@@ -291,6 +297,9 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
             gradient *= tl.where(keep, rescale, 0.0)
         projected = _sum(powers * gradient) * reciprocal
         dx = powers * (gradient * slope_of_dx - projected * slope_of_dx)
+        if MASK == "keep":
+            # Also in a row of which nothing is kept, which is not a number.
+            dx = tl.where(kept, dx, 0.0)
         _store(dx_ptr + column, dx, row, column, M, N, EVEN, BLOCK_M)
     else:
         # Two passes. What Philox decides in the first is kept for the second, one bit an element, where a thread's fit
@@ -300,7 +309,7 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
         bit = 1 << tl.arange(0, NEIGHBOURS)[None, None, :]
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
-            scores = _scores(
+            scores, _ = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
                 MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "first",
@@ -316,7 +325,7 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
         shift = (tl.cdiv(N, BLOCK_N) - 1) * NEIGHBOURS
         for start in range(0, N, BLOCK_N):
             column = _columns(start, BLOCK_N, NEIGHBOURS)
-            scores = _scores(
+            scores, kept = _scores(
                 x_ptr, mask_ptr, row, column, M, N, scale,
                 mask_size_1, mask_size_2, mask_stride_0, mask_stride_1, mask_stride_2, mask_stride_n,
                 MASK, MASK_AXES, NEGATIVE, EVEN, BLOCK_M, "again",
@@ -333,4 +342,6 @@ def _softmax_dropout_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
                 gradient *= slope_of_dx
             powers = exponentials(scores, peak, slope, column, N, EVEN)
             dx = powers * (gradient - projected * slope_of_dx)
+            if MASK == "keep":
+                dx = tl.where(kept, dx, 0.0)
             _store(dx_ptr + column, dx, row, column, M, N, EVEN, BLOCK_M)

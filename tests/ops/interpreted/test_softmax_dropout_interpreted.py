@@ -108,6 +108,18 @@ def test_not_a_number_where_eager_has_it(width):
     assert torch.equal(masked[1], torch.full((4,), 0.25))
 
 
+@pytest.mark.parametrize("width", [24, 16_400])
+def test_a_score_that_a_mask_drops_has_no_gradient(width):
+    """Of a row of which nothing is kept either: the NaN end there, as with ``masked_fill``."""
+    mask = torch.ones(3, width, dtype=torch.bool)
+    mask[0] = mask[1, ::2] = False
+    check_softmax_dropout((3, width), torch.float32, mask=mask)
+    x = torch.randn(3, width, requires_grad=True)
+    ops.softmax_dropout(x, 0.5, mask=mask)[1:].square().sum().backward()
+    assert not x.grad[~mask].any()
+    assert x.grad[mask].any()
+
+
 @pytest.mark.parametrize(
     ("width", "dtype", "scale"), [(9_000, 1, None), (9_001, 1, None), (16_384, 2, -0.5), (16_000, 1, -2.0)]
 )
