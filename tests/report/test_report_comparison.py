@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from fuselab.comparison.records import Change, Judgement, Pairing
+from fuselab.records import Status
 from fuselab.report.comparison import ComparisonView, change_text, comparison_document, junit, sentence
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "comparison"))
@@ -34,6 +35,27 @@ def test_no_line_is_wider_than_the_terminal_and_the_answer_is_there(width):
     lines = shown(comparison(), width).splitlines()
     assert max(map(len, lines)) <= width
     assert "B against A:" in " ".join(lines)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_what_is_said_of_a_cell_is_never_cut(width):
+    found = comparison()
+    one = found.comparisons[0]
+    base = msgspec.structs.replace(one.cells[0].base, variant="compile-max-autotune")
+    absent = msgspec.structs.replace(base, status=Status.UNAVAILABLE, median_ns=None)
+    unknown = msgspec.structs.replace(
+        one.cells[0], base=absent, new=absent, change=None, reason="needs a GPU", judgement=Judgement.NOT_JUDGED
+    )
+    wide = Change(change=133.966, low=60.868, high=293.432)
+    regression = msgspec.structs.replace(
+        one.cells[0], base=base, new=base, change=wide, judgement=Judgement.REGRESSION, reason="see below"
+    )
+    cells = [*one.cells, unknown, regression]
+    text = shown(msgspec.structs.replace(found, comparisons=[msgspec.structs.replace(one, cells=cells)]), width)
+    rows = [line for line in text.splitlines() if "compile-max-autotune" in line]
+    assert ["not judged" in rows[0], "regression" in rows[1]] == [True, True]
+    assert all(row.endswith("]") for row in rows), "the note's number stands at its end"
+    assert "…" not in "".join(rows)
 
 
 def test_the_table_says_what_a_reader_needs_first():

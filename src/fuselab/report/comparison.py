@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as Xml
 
@@ -76,9 +77,27 @@ _MUCH = 1.5
 """Ratio of times from which on a faster one is told as a ratio."""
 _NARROW = 110
 """Columns below which times are without their intervals."""
-_VERY_NARROW = 72
-"""Columns below which changes are, too."""
 _SHORT = {Direction.FORWARD: "fwd", Direction.BACKWARD: "bwd"}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What is left out of the cells as the terminal gets narrower, the judgement last."""
+
+    time_intervals: bool = False
+    change_intervals: bool = False
+    pairing: bool = False
+    statuses: bool = False
+    """Whether a side without a time says why in its column; the note does as well."""
+
+
+_LAYOUTS = (
+    _Layout(time_intervals=True, change_intervals=True, pairing=True, statuses=True),
+    _Layout(change_intervals=True, pairing=True, statuses=True),
+    _Layout(pairing=True, statuses=True),
+    _Layout(statuses=True),
+    _Layout(),
+)
 
 
 def sentence(comparison: RunsComparison, one: SideComparison) -> str:
@@ -238,27 +257,30 @@ class ComparisonView(JupyterMixin):
         named = {run.label: run.variant for run in self._comparison.runs}
         alone = bool(named.get(one.base) and named.get(one.new))  # the heads say which variants
         heads = [f"{label} {printable(named.get(label) or '')}".strip() for label in (one.base, one.new)]
-        head = [Text(word, "dim") for word in ("direction", "" if alone else "variant", *heads, "change", "", "", "")]
-        rows: list[list[Text] | Text] = [head]
-        for workload, cells in sections.items():
-            rows.append(Text(printable(workload), "bold cyan"))
-            rows += [self._row(cell, width, alone=alone) for cell in cells]
+        for layout in _LAYOUTS[width < _NARROW :]:
+            direction = "direction" if layout.pairing else ""
+            words = (direction, "" if alone else "variant", *heads, "change", "", "", "")
+            rows: list[list[Text] | Text] = [[Text(word, "dim") for word in words]]
+            for workload, cells in sections.items():
+                rows.append(Text(printable(workload), "bold cyan"))
+                rows += [self._row(cell, layout, alone=alone) for cell in cells]
+            if _wide(rows) <= width:
+                break
         if sections:
             yield from _aligned(rows, width, right=(2, 3))
             yield Text()
 
-    def _row(self, cell: CellChange, width: int, *, alone: bool) -> list[Text]:
-        narrow, very_narrow = width < _NARROW, width < _VERY_NARROW
+    def _row(self, cell: CellChange, layout: _Layout, *, alone: bool) -> list[Text]:
         style = STYLES[cell.judgement]
         text = change_text(cell.change)
         return [
-            Text(_SHORT[cell.direction] if narrow else cell.direction.value, "dim"),
+            Text(cell.direction.value if layout.time_intervals else _SHORT[cell.direction], "dim"),
             Text("" if alone else printable(variant_of(cell))),
-            _time(cell.base, narrow),
-            _time(cell.new, narrow),
-            Text(text.split(" ")[0] if very_narrow else text, style),
+            _time(cell.base, layout),
+            _time(cell.new, layout),
+            Text(text if layout.change_intervals else text.split(" ")[0], style),
             Text(cell.judgement.value, style),
-            Text(_PAIRINGS[cell.pairing], "dim"),
+            Text(_PAIRINGS[cell.pairing] if layout.pairing else "", "dim"),
             self._remark(cell),
         ]
 
@@ -368,23 +390,20 @@ def _run_row(run: RunSide) -> list[Text]:
     return [Text(run.label, "bold"), Text(printable(name), "bold cyan"), Text(device), Text(printable(versions), "dim")]
 
 
-def _time(side: CellSide | None, narrow: bool) -> Text:
+def _time(side: CellSide | None, layout: _Layout) -> Text:
     if side is None:
         return Text(figures.NOTHING, "dim")
     if side.correct is False:
         return Text("wrong", "bold red")
     if side.median_ns is None:
-        return Text(side.status.value.replace("_", " "), "yellow")
-    interval = () if narrow else (side.low_ns, side.high_ns)
+        return Text(side.status.value.replace("_", " ") if layout.statuses else figures.NOTHING, "yellow")
+    interval = (side.low_ns, side.high_ns) if layout.time_intervals else ()
     return Text(figures.duration(side.median_ns, *interval))
 
 
 def _aligned(rows: Sequence[list[Text] | Text], width: int, right: Sequence[int] = ()) -> Iterator[Text]:
     """Rows of cells in columns; a text by itself is a line of its own. Cut at the width, never wrapped."""
-    cells = [row for row in rows if isinstance(row, list)]
-    widths = [
-        max(cell_len(row[n].plain) for row in cells if n < len(row)) for n in range(max(map(len, cells), default=0))
-    ]
+    widths = _widths(rows)
     for row in rows:
         if isinstance(row, Text):
             yield row
@@ -398,6 +417,18 @@ def _aligned(rows: Sequence[list[Text] | Text], width: int, right: Sequence[int]
         line.rstrip()
         line.truncate(width, overflow="ellipsis")
         yield line
+
+
+def _widths(rows: Sequence[list[Text] | Text]) -> list[int]:
+    cells = [row for row in rows if isinstance(row, list)]
+    columns = max(map(len, cells), default=0)
+    return [max(cell_len(row[n].plain) for row in cells if n < len(row)) for n in range(columns)]
+
+
+def _wide(rows: Sequence[list[Text] | Text]) -> int:
+    """Columns that ``_aligned`` takes where nothing is cut."""
+    widths = [wide for wide in _widths(rows) if wide]
+    return 2 + sum(widths) + _GAP * (len(widths) - 1)
 
 
 def _wrapped(mark: str, words: str, width: int, style: str) -> Iterator[Text]:
