@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fuselab.measure.sequential import MIN_ROUNDS, Monitor, plan_looks
-from fuselab.measure.statistics import benjamini_hochberg, median, trimmed_estimate
+from fuselab.measure.statistics import median, trimmed_estimate
+from fuselab.measure.verdicts import controlled
 from fuselab.records import Verdict
 
 __all__ = [
@@ -95,7 +96,7 @@ def pair_record(case: str, percent: int, ratios: Sequence[float]) -> PairRecord:
 def pair_bars(pairs: Sequence[PairRecord], device_type: str) -> list[Bar]:
     """False verdicts, raw and after margin and control, and what was found of the known differences."""
     raw = [pair.p_value < 0.05 for pair in pairs if pair.percent == 0]
-    adjusted = benjamini_hochberg([pair.look_p_value for pair in pairs])
+    adjusted = controlled([(pair.verdict, pair.look_p_value) for pair in pairs])
     final: dict[int, list[Verdict]] = {0: [], 1: [], 2: []}
     for pair, p in zip(pairs, adjusted, strict=True):
         lost = pair.verdict in _DIFFERENT and p > 0.05

@@ -24,6 +24,7 @@ __all__ = [
     "TIMED_OUTPUT_WRONG",
     "TOO_FAST",
     "WITHHOLDING",
+    "controlled",
     "settle",
     "verdict_of",
 ]
@@ -61,27 +62,47 @@ def verdict_of(low: float, high: float, margin: float) -> Verdict:
     return Verdict.UNRESOLVED
 
 
+def controlled(compared: Sequence[tuple[Verdict, float]]) -> list[float]:
+    """P-values of comparisons, adjusted so that of those called faster or slower few are not.
+
+    Benjamini and Hochberg's procedure over all of them, where one that is not called different counts with p = 1. An
+    equivalent one may have a p-value of next to nothing, for half a per cent that was measured well; as a discovery
+    that nobody claims, it would make room for claims that are false. With 30 such among 40 cells, and ten that are
+    equally fast and noisy, 35% of what was called different was not, in place of 5%.
+
+    Args:
+        compared: verdict and p-value of each.
+    """
+    claimed = [p_value if verdict in _DIFFERENCES else 1.0 for verdict, p_value in compared]
+    return [float(p_value) for p_value in benjamini_hochberg(claimed)]
+
+
 def settle(measurements: Sequence[Measurement], *, false_discovery_rate: float = 0.05) -> list[Measurement]:
     """New records of a run's cells, in the order given, with the verdicts that stand.
 
     A cell that is wrong, did not end ``ok``, or carries one of the ``WITHHOLDING`` warnings loses its speedup: the
     comparison then keeps its baseline and rounds alone. So does a cell whose baseline loses its own. Among the rest,
     a difference whose p-value does not pass Benjamini and Hochberg's procedure over all compared cells of the run
-    becomes unresolved. Applying it again changes nothing.
+    (``controlled``) becomes unresolved. Applying it again changes nothing.
     """
     reasons = {m.key: _reason_to_withhold(m) for m in measurements}
-    p_values = {
-        m.key: m.comparison.p_value
+    withheld = {
+        m.key
         for m in measurements
-        if not reasons[m.key] and m.comparison is not None and m.comparison.p_value is not None
+        if m.comparison is not None
+        and (reasons[m.key] or reasons.get(msgspec.structs.replace(m.key, variant=m.comparison.baseline)))
     }
-    adjusted = dict(zip(p_values, benjamini_hochberg(list(p_values.values())).tolist(), strict=True))
+    compared = {
+        m.key: (m.comparison.verdict, m.comparison.p_value)
+        for m in measurements
+        if m.key not in withheld and m.comparison is not None and m.comparison.p_value is not None
+    }
+    adjusted = dict(zip(compared, controlled(list(compared.values())), strict=True))
     settled = []
     for m in measurements:
         comparison = m.comparison
         if comparison is not None:
-            baseline = msgspec.structs.replace(m.key, variant=comparison.baseline)
-            if reasons[m.key] or reasons.get(baseline):
+            if m.key in withheld:
                 comparison = Comparison(
                     baseline=comparison.baseline, verdict=Verdict.WITHHELD, rounds=comparison.rounds
                 )
