@@ -124,6 +124,18 @@ def test_another_clock_is_used_where_the_first_is_not_shared_and_is_told():
     assert judged(base, none)["compile"].judgement is Judgement.NOT_COMPARABLE
 
 
+def test_loops_after_the_rounds_are_not_paired_with_the_rounds_whose_numbers_they_have():
+    """One variant was timed by events in the rounds, the other in five eager loops after them, numbered from 0 too."""
+    group = cells(eager=10, compile=8, triton=9)
+    loops = [msgspec.structs.replace(s, duration_ns=20e3 + s.round) for s in group[1].samples[:5]]
+    group = factory.changed(group, "compile", clock=Clock.CUDA_GRAPH, other_clocks={"cuda_events": loops})
+    group = factory.changed(group, "triton", clock=Clock.CUDA_EVENTS)
+    run = "silu/20260101T000000Z-aaaaaa"
+    sides = (factory.side(label, group, variant=v, id=run) for label, v in (("A", "compile"), ("B", "triton")))
+    (cell,) = compare_cells(*sides, threshold=0.02, margin=0.01, same_software=True)
+    assert cell.pairing is Pairing.APART
+
+
 def test_cells_and_variants_of_one_side_only_are_listed_and_never_fail():
     other = factory.group({"eager": 10}, np.random.default_rng(2), where=factory.workload(128))
     found = compare_cells(

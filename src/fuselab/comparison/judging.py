@@ -26,8 +26,7 @@ from fuselab.comparison.estimates import (
 )
 from fuselab.comparison.records import CellChange, CellSide, Change, Judgement, Pairing, Yardstick
 from fuselab.comparison.sides import Side
-from fuselab.measure.statistics import benjamini_hochberg
-from fuselab.measure.verdicts import TIMED_OUTPUT_WRONG, WITHHOLDING
+from fuselab.measure.verdicts import TIMED_OUTPUT_WRONG, WITHHOLDING, controlled
 from fuselab.records import Clock, Direction, Measurement, Sample, Status, Verdict
 
 __all__ = ["FALSE_DISCOVERY_RATE", "NOT_TOGETHER", "compare_cells", "variant_pairs"]
@@ -153,7 +152,8 @@ class _Pair:
     ) -> CellChange:
         """The change; raises ``ValueError`` where samples are too few or no times."""
         one_run = len({(side.metadata.id, side.metadata.created_at) for side in self.sides}) == 1
-        together = one_run and timed_together(old, young)
+        # Another clock may have been read after the group's rounds: rounds of one number are then not the same.
+        together = one_run and timed_together(old, young) and {s.round for s in above} == {s.round for s in below}
         same = one_run and old == young
         if same or together:
             share = share_spent(self._group(0, old))
@@ -243,19 +243,21 @@ class _Pair:
 
 def _controlled(cells: Sequence[CellChange]) -> list[CellChange]:
     """Differences that do not pass Benjamini and Hochberg's procedure over all cells become unresolved."""
-    p_values = {
-        n: c.change.p_value for n, c in enumerate(cells) if c.change is not None and c.change.p_value is not None
+    compared = {
+        n: (c.change.verdict, c.change.p_value)
+        for n, c in enumerate(cells)
+        if c.change is not None and c.change.p_value is not None
     }
-    adjusted = dict(zip(p_values, benjamini_hochberg(list(p_values.values())).tolist(), strict=True))
-    controlled = list(cells)
+    adjusted = dict(zip(compared, controlled(list(compared.values())), strict=True))
+    settled = list(cells)
     for n, p_value in adjusted.items():
         change = cells[n].change
         assert change is not None  # noqa: S101 - only those have p-values
         verdict = change.verdict
         if verdict in _DIFFERENCES and p_value > FALSE_DISCOVERY_RATE:
             verdict = Verdict.UNRESOLVED
-        controlled[n] = _replace(cells[n], change=_replace(change, adjusted_p_value=p_value, verdict=verdict))
-    return controlled
+        settled[n] = _replace(cells[n], change=_replace(change, adjusted_p_value=p_value, verdict=verdict))
+    return settled
 
 
 def _judged(cell: CellChange, threshold: float) -> CellChange:
