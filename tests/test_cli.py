@@ -40,6 +40,7 @@ def fuselab(*arguments, cwd=None, env=None, timeout=280):
         (["run", "rms_norm", "--variant", "tritn"], "did you mean 'triton'"),
         (["run", "rms_norm", "--dtype", "bf61"], "bf16"),
         (["run", "rms_norm", "--shape", "4096x"], "4096x"),
+        (["run", "softmax_dropout", "--option", "p=nan"], "softmax_dropout has no p=nan"),
         (["run", "rms_norm", "--preset", "fast"], "presets: full, quick, smoke"),
         (["run", "rms_norm", "--device", "gpu"], "cuda"),
         (["run", "nowhere.py:f"], "nowhere.py"),

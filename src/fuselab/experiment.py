@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import importlib
 import importlib.metadata
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -178,6 +179,8 @@ class Experiment:
         for name, value in (options or {}).items():
             if name not in self.options:
                 raise UnknownNameError(f"option of {self.name}", name, self.options, plural="options")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{self.name} has no {name}={value}", hint=f"a finite number: --option {name}=0.5")
             allowed = self.options[name]
             if len(allowed) > 1 and value not in allowed:
                 raise UsageError(

@@ -180,12 +180,18 @@ def test_layouts_that_cannot_be(shape, layout, error, says):
 @pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), "much", True])
 def test_p_has_to_be_a_probability(p):
     experiment = REGISTRY["softmax_dropout"]
-    workload = experiment.workload((8, 32), "f32", 0, {"p": p})
+    workload = Workload(shape=(8, 32), dtype="f32", options={"p": p, "scale": "none", "mask": "none"})
     for function in (experiment.reference, experiment.variant("eager").build):
         with pytest.raises(UsageError, match="is no probability"):
             function(workload)
     with pytest.raises(UsageError, match="is no probability"):
         experiment.make_inputs(workload, "cpu")
+
+
+@pytest.mark.parametrize("p", [float("nan"), float("inf")])
+def test_an_option_that_json_has_no_word_for_is_refused_before_a_run_keeps_it(p):
+    with pytest.raises(UsageError, match=f"softmax_dropout has no p={p}"):
+        REGISTRY["softmax_dropout"].workload((8, 32), "f32", 0, {"p": p})
 
 
 def test_masks_leave_something_of_every_row():

@@ -12,7 +12,7 @@ import pytest
 from store_factory import ENVIRONMENT, capture_into, cell, metadata, new_run, workload
 
 from fuselab.errors import StoreError, UsageError
-from fuselab.records import Artifact, Direction, Measurement, RunStatus, Stage, Status
+from fuselab.records import Artifact, Direction, Measurement, Parts, RunStatus, Stage, Status
 from fuselab.store import Run, create_run, list_runs
 
 
@@ -77,6 +77,22 @@ def test_a_figure_that_is_no_number_does_not_make_a_line_unreadable(tmp_path: Pa
     (read,) = run.measurements()
     assert (read.median_ns, len(read.samples)) == (None, 3)
     assert read.warnings == ["1 sample was not a number and left out"]
+
+
+@pytest.mark.parametrize("bad", ["gap", "low", "high", "sample"])
+def test_parts_that_are_no_numbers_do_not_cost_the_cell(bad: str, tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    fine = cell("eager")
+    samples, figures = list(fine.samples), {"gap": 0.0, "low": -0.1, "high": 0.1}
+    if bad == "sample":
+        samples[0] = msgspec.structs.replace(samples[0], duration_ns=float("nan"))
+    else:
+        figures[bad] = float("nan")
+    parts = Parts(forward=samples, backward=fine.samples, both=fine.samples, **figures)
+    run.append([msgspec.structs.replace(fine, parts=parts), cell("compile")])
+    (read, _) = run.measurements()
+    assert read.parts is None
+    assert read.warnings == ["forward, backward and both were not all numbers and left out"]
 
 
 def test_update_replaces_fields_and_leaves_the_rest(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from fuselab.errors import StoreError, UsageError
-from fuselab.records import Environment, Measurement, RunMetadata, Workload
+from fuselab.records import Environment, Measurement, Parts, RunMetadata, Workload
 from fuselab.store.redaction import MASK, names_secret, scrub, scrub_command
 
 __all__ = ["encode_document", "encode_measurement", "require_no_secret"]
@@ -71,6 +71,9 @@ def _finite(measurement: Measurement) -> Measurement:
     ceiling = measurement.ceiling
     if ceiling is not None and not all(map(math.isfinite, (ceiling.bytes_per_s, ceiling.duration_ns, ceiling.share))):
         ceiling = None
+    parts = measurement.parts
+    if parts is not None and not _is_finite(parts):
+        parts = None
     lost = len(measurement.samples) - len(samples)
     lost += sum(map(len, measurement.other_clocks.values())) - sum(map(len, others.values()))
     warnings = list(measurement.warnings)
@@ -78,11 +81,18 @@ def _finite(measurement: Measurement) -> Measurement:
         warnings.append(f"{lost} sample{'s were' if lost > 1 else ' was'} not a number and left out")
     if ceiling is not measurement.ceiling:
         warnings.append("the memory ceiling was not a number and left out")
+    if parts is not measurement.parts:
+        warnings.append("forward, backward and both were not all numbers and left out")
     if len(warnings) == len(measurement.warnings):
         return measurement
     return msgspec.structs.replace(
-        measurement, samples=samples, other_clocks=others, ceiling=ceiling, warnings=warnings
+        measurement, samples=samples, other_clocks=others, ceiling=ceiling, parts=parts, warnings=warnings
     )
+
+
+def _is_finite(parts: Parts) -> bool:
+    samples = (*parts.forward, *parts.backward, *parts.both)
+    return all(map(math.isfinite, (parts.gap, parts.low, parts.high, *(s.duration_ns for s in samples))))
 
 
 def _secrets() -> dict[str, str]:
