@@ -83,6 +83,17 @@ def test_helpers_of_a_child_are_killed_with_it(module):
     pytest.fail("the helper still runs")
 
 
+def test_a_child_that_closed_its_pipe_and_lives_on_is_killed(module, monkeypatch):
+    monkeypatch.setattr(child, "ENDS_WITHIN_S", 0.5)
+    with (
+        tempfile.TemporaryFile() as log,
+        child.spawned(module("os.close(int(sys.argv[1]))\ntime.sleep(600)\n"), lambda: b"", {}, log) as (process, pipe),
+    ):
+        assert list(child.lines(pipe, time.monotonic() + 60)) == []
+        assert not child.ended(process)
+        assert process.returncode == -signal.SIGKILL
+
+
 def test_a_child_whose_parent_is_gone_ends_at_once():
     code = subprocess.run(
         [sys.executable, "-c", "from fuselab import child; child.die_with_parent(); print('alive')"],

@@ -51,6 +51,14 @@ def test_run_ends_a_program_that_does_not_end_with_its_children(tmp_path: Path) 
     assert not marker.exists()
 
 
+def test_run_leaves_no_child_of_a_program_that_ended(tmp_path: Path) -> None:
+    marker = tmp_path / "grandchild-lives"
+    finished = probe.run(["sh", "-c", f"(sleep 1; touch {marker}) & exit 0"])
+    assert finished.ok
+    time.sleep(1.5)
+    assert not marker.exists()
+
+
 def test_run_names_a_program_that_is_not_there_or_not_executable(tmp_path: Path) -> None:
     assert probe.run(["no-such-program"]).problem == "no-such-program is not installed or not on PATH"
     plain = tmp_path / "plain"

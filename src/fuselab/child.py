@@ -23,6 +23,7 @@ from typing import IO
 __all__ = [
     "REAPED_WITHIN_S",
     "die_with_parent",
+    "ended",
     "environment_of_child",
     "how_it_died",
     "kill_group",
@@ -35,6 +36,9 @@ __all__ = [
 
 LOG_TAIL = 2000
 """Characters of a dead child's output that are quoted."""
+
+ENDS_WITHIN_S = 10.0
+"""Seconds that a process which has nothing more to say may take to end, for a thread of the user's."""
 
 REAPED_WITHIN_S = 20.0
 """Seconds that a killed process is waited for; one that a driver holds is left to it, and its device is suspect."""
@@ -158,6 +162,17 @@ def reap(process: subprocess.Popen[bytes]) -> int | None:
         return process.wait(timeout=REAPED_WITHIN_S)
     except subprocess.TimeoutExpired:
         return None
+
+
+def ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a child that has answered, or has closed its pipe, ends by itself; one that does not is killed."""
+    try:
+        process.wait(timeout=ENDS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        kill_group(process)
+        reap(process)
+        return False
+    return True
 
 
 def tail(log: IO[bytes]) -> str:

@@ -7,6 +7,7 @@ Importing torch costs seconds and may kill the process, touching the driver may 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import math
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fuselab.child import REAPED_WITHIN_S
 from fuselab.errors import SetupError
 
 __all__ = ["Accelerator", "Finished", "KernelFacts", "NvmlFacts", "TorchFacts", "TritonFacts", "ask", "forget", "run"]
@@ -128,11 +130,12 @@ def run(
         except subprocess.TimeoutExpired:
             problem = f"{program} did not end within {deadline_s:g} s"
         finally:
-            if process.poll() is None:
-                _kill_group(process)
+            _kill_group(process)
         output, errors = (_read(stream) for stream in (out, err))
-    code = process.returncode
-    if not problem and code < 0:
+    code: int | None = process.returncode
+    if code is None:  # held by a driver, where no signal reaches it
+        problem = problem or f"{program} did not end"
+    elif not problem and code < 0:
         problem = f"{program} was killed by {_signal_name(-code)}"
     elif not problem and code:
         problem = f"{program} ended with {code}"
@@ -145,11 +148,14 @@ def _read(stream: Any) -> str:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program and what it started; its children may outlive it, so also once it has ended."""
     if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
     else:  # Windows has no process groups of this kind
         process.kill()
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(REAPED_WITHIN_S)
 
 
 def _signal_name(number: int) -> str:

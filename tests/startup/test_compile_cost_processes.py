@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from fuselab import child
 from fuselab.cli import main
 from fuselab.errors import SetupError, UnknownNameError, UsageError
 from fuselab.records import Status
@@ -52,6 +53,11 @@ def aborts(x):
 
 def exits(x):
     raise SystemExit(3)
+
+def closes(x):
+    os.closerange(3, 4096)
+    import time
+    time.sleep(600)
 
 class Stack(torch.nn.Module):
     def __init__(self):
@@ -125,6 +131,18 @@ def test_cold_misses_warm_hits_and_a_package_starts_without_the_compiler(user, t
     assert {b.start for b in cost.break_even} == {Start.WARM, Start.AOTI}
     assert load_compile_cost(cost.path) == cost
     assert not list((tmp_path / "runs").rglob("*.so"))
+
+
+def test_a_process_that_closes_its_pipe_and_lives_on_is_ended(user, tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "ENDS_WITHIN_S", 1.0)
+    cost = compile_cost(
+        f"{user}:closes", args=["x=f32[4,4]"], starts=["eager"], repeats=1, device="cpu", out=tmp_path / "runs",
+        limits=SHORT,
+    )  # fmt: skip
+    (start,) = cost.starts
+    assert (start.status, start.reason) == (
+        Status.TIMED_OUT, "the process closed its pipe and did not end (it was at: first call)"
+    )  # fmt: skip
 
 
 def test_artifacts_hit_from_empty_caches_and_the_command_prints_it_all(user, tmp_path, capfd, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fuselab import child
 from fuselab.plan import select
 from fuselab.records import Direction, Status
 from fuselab.worker.messages import CheckRequest, CheckResult, DescribeRequest, DescribeResult, Failure
@@ -42,6 +43,10 @@ FUNCTIONS = """
     def hangs(x):
         while True:
             time.sleep(0.1)
+
+    def closes_its_pipe(x):
+        os.closerange(3, 4096)
+        hangs(x)
 
     def is_killed(x):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -125,6 +130,14 @@ def test_a_function_that_never_returns_meets_the_deadline(ask):
     assert answer.status is Status.TIMED_OUT
     assert "15 s" in answer.reason
     assert time.monotonic() - start < 25
+
+
+def test_a_function_that_closes_the_pipe_and_never_returns_is_ended_and_named(ask, monkeypatch):
+    monkeypatch.setattr(child, "ENDS_WITHIN_S", 1.0)
+    answer = ask("closes_its_pipe")
+    assert isinstance(answer, Failure)
+    assert answer.status is Status.TIMED_OUT
+    assert "closed its pipe and did not end" in answer.reason
 
 
 def test_stopping_ends_calls_in_flight(ask):

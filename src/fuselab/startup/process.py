@@ -59,7 +59,13 @@ def ask(
             return msgspec.structs.replace(result, record=msgspec.structs.replace(result.record, memory=memory))
         if result is not None:
             return result
-        return _death(process.wait(), last, child.tail(log))
+        if not child.ended(process):
+            return Failed(
+                status=Status.TIMED_OUT,
+                reason=f"the process closed its pipe and did not end (it was at: {last})",
+                traceback=child.tail(log),
+            )
+        return _death(process.returncode, last, child.tail(log))
 
 
 @contextlib.contextmanager

@@ -94,11 +94,14 @@ class Crew:
                     traceback=child.tail(log),
                     arm=last.arm,
                 )
-            code = _wait(process)
+            by_itself = child.ended(process)
             if self._stopped.is_set():
                 raise KeyboardInterrupt
+            code = process.returncode
             if code is None:
                 return _immortal(last, child.tail(log))
+            if result is None and not by_itself:
+                return _speechless(last, child.tail(log))
             return result if result is not None else _death(code, last, child.tail(log))
 
     @contextlib.contextmanager
@@ -155,10 +158,11 @@ def _immortal(last: Progress, output: str) -> Failure:
     )
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
-    """Exit code; a worker that has answered and does not end within 10 s (a thread of the user's) is killed."""
-    try:
-        return process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        child.kill_group(process)
-        return child.reap(process)
+def _speechless(last: Progress, output: str) -> Failure:
+    where = f" ({last.text})" if last.text else ""
+    return Failure(
+        status=Status.TIMED_OUT,
+        reason=f"the process closed its pipe and did not end{where}",
+        traceback=output,
+        arm=last.arm,
+    )
