@@ -295,6 +295,29 @@ def test_many_threads_at_once():
     assert counts["cold_calls"] >= 3
 
 
+def test_calls_that_wait_for_one_compilation_are_cold_and_no_recompiles():
+    def deep(x):
+        for n in range(40):
+            x = torch.sin(x) + n
+        return x
+
+    model = CompiledModel(deep, [(torch.ones(3),)], warm_up=False)
+    together = threading.Barrier(6)
+
+    def work() -> None:
+        together.wait()
+        model(torch.ones(3))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = model.counters
+    assert (counts["calls"], counts["recompiles"]) == (6, 0)
+    assert counts["cold_calls"] >= 1
+
+
 # Metrics
 
 

@@ -307,7 +307,8 @@ class CompiledModel:
             self._count("fallbacks")
             return self._eager(inputs)
         kept = inputs.map(copied) if self._is_compared() else None
-        before = internals.frames_here()
+        # Before the call: while this one waits for its compilation, another thread's may end.
+        was_warm, before = route.warm, internals.frames_here()
         try:
             result = self._run(route, inputs)
         except internals.compiler_errors() as error:
@@ -317,7 +318,7 @@ class CompiledModel:
             return result
         if compiled_now := internals.frames_here() - before:
             self._count("cold_calls")
-            if route.warm:
+            if was_warm:
                 self._count("recompiles", compiled_now)
             route.warm = True
         if kept is not None:
