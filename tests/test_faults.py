@@ -76,6 +76,8 @@ FAULTS = {
     10: ("a user's function raises, exits, crashes, hangs", [
         "worker/test_supervise.py::test_what_a_users_function_does_becomes_the_status",
         "worker/test_supervise.py::test_a_function_that_never_returns_meets_the_deadline",
+        "worker/test_supervise.py::test_a_function_that_closes_the_pipe_and_never_returns_is_ended_and_named",
+        "startup/test_compile_cost_processes.py::test_a_process_that_closes_its_pipe_and_lives_on_is_ended",
         "test_cli.py::test_a_users_failing_function_fails_its_cells_and_exits_1",
         "sweep/test_sweep_kills.py::test_fault_29_a_hundred_cells_and_three_kills",
     ]),
@@ -97,6 +99,7 @@ FAULTS = {
         "test_resume.py::test_a_killed_run_is_readable_and_resumable",
         "sweep/test_sweep_kills.py::test_fault_14_random_kills_lose_nothing",
         "sweep/test_sweep_boundaries.py::test_fault_14_a_kill_before_any_write_boundary_of_a_sweep_loses_nothing",
+        "sweep/test_sweep_conduct.py::test_fault_14_a_kill_between_the_runs_of_two_models_does_not_lose_the_second",
     ]),
     15: ("disk full, read-only, faulty", [
         "store/test_store_faults.py::test_a_disk_that_refuses_an_append_keeps_earlier_cells",
@@ -113,6 +116,7 @@ FAULTS = {
         "store/test_store_listing.py::test_a_damaged_run_is_named_and_the_rest_list",
         "store/test_store_migrate.py::test_every_version_reads_as_the_newest",
         "store/test_store_migrate.py::test_what_cannot_be_brought_forward_says_why",
+        "sweep/test_sweep_conduct.py::test_fault_17_a_sweep_of_a_newer_version_is_named_and_the_rest_list",
     ]),
     18: ("links, foreign owners, writable roots", [
         "store/test_store_faults.py::test_a_linked_directory_is_refused",

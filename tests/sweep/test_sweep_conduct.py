@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import threading
 
@@ -15,6 +16,7 @@ import pytest
 from rich.console import Console
 from table_workers import A100, H200, PLAN, Answer, Workers, cells, right
 
+from fuselab.cli import main
 from fuselab.errors import StoreError, UsageError, WorkerError
 from fuselab.experiment import load_registry
 from fuselab.records import RunStatus, Status
@@ -160,6 +162,42 @@ def test_fault_29_mixed_models_need_a_word_of_the_plan(carry_out):
     by_run = [{m.device for m in outcome.measurements} for outcome in load_results(each).outcomes]
     assert by_run == [{H200}, {A100}]
     assert all(len(outcome.measurements) == 12 for outcome in load_results(each).outcomes)
+
+
+def test_fault_14_a_kill_between_the_runs_of_two_models_does_not_lose_the_second(carry_out, monkeypatch):
+    table = {"a": lambda request: right(request, H200), "b": lambda request: right(request, A100)}
+    workers = Workers(table, {"a": H200, "b": A100})
+    prepare, made = conduct.prepare, []
+
+    def killed(plans, environment, out, command):
+        if made:
+            raise SystemExit("killed")
+        made.append(environment.device)
+        return prepare(plans, environment, out, command)
+
+    monkeypatch.setattr(conduct, "prepare", killed)
+    with pytest.raises(SystemExit, match="killed"):
+        carry_out(workers, extra='placement.models = "*"')
+    with pytest.raises(UsageError, match="stopped before its runs were made"):
+        carry_out(workers, resume="latest")
+
+
+def test_fault_17_a_sweep_of_a_newer_version_is_named_and_the_rest_list(carry_out, capfd):
+    fine, newer, torn = (carry_out(Workers({"a": right})) for _ in range(3))
+    (newer.path / "sweep.json").write_text('{"schema_version": 2, "status": {"of": "another kind"}}')
+    (torn.path / "sweep.json").write_text('{"id": "sm')
+    with pytest.raises(StoreError, match="was written by a newer fuselab"):
+        newer.record()
+    with pytest.raises(StoreError, match="is not JSON") as error:
+        torn.record()
+    assert "list-runs" in error.value.hint
+    assert main(["list-sweeps", "--out", str(carry_out.root), "--json"]) == 0
+    captured = capfd.readouterr()
+    assert [record["id"] for record in json.loads(captured.out)] == [fine.path.name]
+    said = captured.err.replace("\n", "")
+    assert said.count("set aside") == 2
+    assert newer.path.name in said
+    assert torn.path.name in said
 
 
 def test_fault_21_a_device_that_stays_stuck_is_taken_out_and_its_unit_done_elsewhere(carry_out):

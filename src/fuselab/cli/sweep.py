@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from fuselab.cli.app import Json, Out, app, escaped, print_json, words
-from fuselab.errors import UsageError
+from fuselab.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from fuselab.sweep.plan import SweepPlan
@@ -89,7 +89,12 @@ def list_sweeps(out: Out = Path("runs"), as_json: Json = False) -> None:
     from fuselab.report.sweep import sweeps_view
     from fuselab.sweep import record
 
-    records = [found.record() for found in record.list_sweeps(out)]
+    records = []
+    for found in record.list_sweeps(out):
+        try:
+            records.append(found.record())
+        except StoreError as error:
+            words.print(f"[yellow]set aside[/]: {escaped(error.message)}", highlight=False)
     if as_json:
         print_json(records)
     else:

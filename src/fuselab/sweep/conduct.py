@@ -61,7 +61,7 @@ def begin(plan: SweepPlan, where: Where, out: Path, watcher: SweepWatcher, comma
             SweepRecord(
                 id="", name=plan.name, status=RunStatus.RUNNING, created_at="", command=list(command),
                 device=device_type, models=list(plan.models), budget=plan.budget, blocks=len(plans),
-                dashboard=cluster.dashboard,
+                planned_runs=len(plans) * len(models), dashboard=cluster.dashboard,
             ),
         )  # fmt: skip
         with sweep.lock(), ExitStack() as locks:
@@ -95,7 +95,7 @@ def resume(sweep: Sweep, where: Where, watcher: SweepWatcher) -> Sweep:
             plan = _plan_of(run.metadata(), entry, registry)
             locks.enter_context(run.lock())
             books.add(run, plan, entry.code_sha256, run.environment(), entry)
-        if len(record.runs) < record.blocks:
+        if len(record.runs) < (record.planned_runs or record.blocks):
             raise UsageError(
                 f"sweep {record.id} was stopped before its runs were made", hint="start it anew: it measured nothing"
             )

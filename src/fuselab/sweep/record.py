@@ -23,6 +23,7 @@ from fuselab.errors import StoreError, UnknownNameError, UsageError
 from fuselab.records import RunStatus
 from fuselab.store.files import naming, read_batches, read_plain, write_atomically
 from fuselab.store.lock import RunLock, is_held
+from fuselab.store.migrate import UnreadableError, read_record
 from fuselab.store.redaction import scrub, scrub_command
 from fuselab.store.trust import make_directory, require_trusted
 from fuselab.sweep.plan import Budget
@@ -33,6 +34,9 @@ SWEEPS = "sweeps"
 RECORD = "sweep.json"
 UNITS = "units.jsonl"
 LOCK = ".lock"
+
+SCHEMA_VERSION = 1
+"""Version of ``sweep.json``."""
 
 _ATTEMPTS = 100
 
@@ -71,6 +75,8 @@ class SweepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The plan's limits."""
     blocks: int = 0
     """Blocks of the plan; each becomes one run a model."""
+    planned_runs: int = 0
+    """Runs that it makes: blocks times models; 0 where it was not recorded."""
     runs: list[SweepRun] = []
     """The runs, made before the first unit begins."""
     notes: list[str] = []
@@ -79,7 +85,7 @@ class SweepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Dask's dashboard, while there is one."""
     error: str | None = None
     """Why it stopped."""
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     """Version of this record."""
 
 
@@ -174,12 +180,10 @@ class Sweep:
     def _read(self) -> SweepRecord:
         path = self.path / RECORD
         try:
-            record = msgspec.json.decode(read_plain(path), type=SweepRecord)
-        except msgspec.DecodeError as error:
-            raise StoreError(f"{path} is damaged: {error}", hint="its runs stand: fuselab list-runs") from None
-        if record.schema_version > SweepRecord(id="", name="", status=RunStatus.RUNNING, created_at="").schema_version:
-            raise StoreError(f"{path} was written by a newer fuselab", hint="upgrade fuselab")
-        return record
+            return read_record(read_plain(path), SweepRecord, path, steps={}, current=SCHEMA_VERSION)
+        except UnreadableError as error:
+            error.hint = error.hint or "its runs stand: fuselab list-runs"
+            raise
 
     def _write(self, record: SweepRecord) -> None:
         safe = msgspec.structs.replace(
