@@ -292,6 +292,11 @@ def test_a_missing_device_stops_before_work_starts(machine: Machine) -> None:
     checks.require_device("cpu")
     with pytest.raises(SetupError, match=r"build without CUDA \(the worker said so\)"):
         checks.require_device("cuda", "the worker said so")
+    with pytest.raises(SetupError) as error:
+        checks.require_device("cuda")
+    with pytest.raises(SetupError) as once:
+        checks.require_device("cuda", str(error.value))
+    assert str(once.value) == str(error.value), "what the worker said is said once"
 
 
 @pytest.fixture

@@ -235,7 +235,9 @@ def kernel_text(run: Run, name: str, stage: str | None = None) -> tuple[Kernel, 
         raise UnknownNameError("stage", stage, artifacts)
     artifact = artifacts[stage]
     if artifact.path is None:
-        raise UsageError(f"{kernel.name} has no {stage}: {artifact.absent}")
+        there = ", ".join(name for name, one in artifacts.items() if one.path is not None)
+        hint = f"it has {there}" if there else "no stage of it was saved; without --stage it is the source"
+        raise UsageError(f"{kernel.name} has no {stage}: {artifact.absent}", hint=hint)
     return kernel, run.read_text(artifact.path)
 
 

@@ -151,7 +151,8 @@ def require_device(wanted: str, reason: str = "") -> None:
     try:
         device.resolve(wanted)
     except SetupError as error:
-        said = f" ({reason})" if reason and reason not in error.message else ""
+        new = reason not in error.message and error.message not in reason  # a worker of ours says it with the hint
+        said = f" ({reason})" if new else ""
         raise SetupError(f"{error.message}{said}", hint=error.hint) from error
 
 

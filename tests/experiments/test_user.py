@@ -198,6 +198,24 @@ def test_targets_that_are_none(mine, target, says):
         assert words.format(folder=mine.parent) in str(caught.value)
 
 
+def test_a_directory_is_called_one_and_is_no_near_match(mine):
+    folder = mine.parent / "folder.py"
+    folder.mkdir()
+    with pytest.raises(UsageError, match=r"folder\.py is a directory\n  hint: name a Python file"):
+        experiment_from(f"{folder}:pair", [])
+    with pytest.raises(UsageError, match=r"there is no file") as caught:
+        experiment_from(f"{mine.parent / 'foldr.py'}:pair", [])
+    assert "folder.py" not in str(caught.value)
+
+
+def test_bytes_that_are_no_python_have_no_line(mine):
+    binary = mine.parent / "binary.py"
+    binary.write_bytes(b"\0")
+    with pytest.raises(UsageError, match="null bytes") as caught:
+        experiment_from(f"{binary}:pair", [])
+    assert str(caught.value).startswith(f"{binary}: ")
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

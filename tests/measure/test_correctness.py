@@ -175,6 +175,7 @@ def test_nothing_to_differentiate_is_named():
     found = run(experiment, F.silu)
     assert found[FORWARD].correct
     assert found[BACKWARD].reason == NO_BACKWARD
+    assert "--direction forward" in NO_BACKWARD, "the way out"
 
 
 def test_given_inputs_are_used_and_left_as_they_were():

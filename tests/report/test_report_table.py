@@ -235,6 +235,20 @@ def test_rows_stand_in_the_same_order_in_every_group() -> None:
     assert names == ["eager", "compile", "triton"] * 2
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_reason_that_its_row_cuts_stands_below(width: int) -> None:
+    reason = "RuntimeError: boom at import"
+    text = shown([failed("eager", Status.ERROR, reason), failed("compile", Status.ERROR, reason)], width)
+    assert text.count(f"[1] {reason}") == 1
+    rows = [line for line in text.splitlines() if "error: " in line]
+    assert len(rows) == 2
+    assert all(row.endswith("[1]") for row in rows)
+
+
+def test_a_reason_that_its_row_has_whole_is_not_told_twice() -> None:
+    assert shown([*a_run(), failed("short", Status.ERROR, "ValueError: p")]).count("ValueError: p") == 1
+
+
 def test_a_reason_too_long_for_its_row_stands_below() -> None:
     reason = f"RuntimeError: {'very ' * 20}long\n  File x.py"
     lines = shown([failed("compile", Status.ERROR, reason)], 100).splitlines()

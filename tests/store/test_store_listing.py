@@ -170,6 +170,14 @@ def test_an_unknown_run_names_what_there_is(tmp_path: Path, name: str, monkeypat
     assert f"rms_norm/{run.path.name}" in (error.value.hint or "")
 
 
+def test_where_there_is_no_run_the_directory_that_was_looked_in_is_named(tmp_path: Path) -> None:
+    for name in ("latest", "rms_norm/latest", "2026"):
+        with pytest.raises(UnknownNameError) as error:
+            open_run(name, tmp_path / "runs")
+        assert f"there is no run in {tmp_path / 'runs'}" in (error.value.hint or "")
+        assert "fuselab run" in (error.value.hint or "")
+
+
 def test_a_near_miss_is_suggested(tmp_path: Path) -> None:
     identity = f"rms_norm/{new_run(tmp_path).path.name}"
     with pytest.raises(UnknownNameError, match=f"did you mean '{identity}'"):

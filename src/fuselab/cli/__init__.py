@@ -28,10 +28,12 @@ from fuselab.cli import (  # noqa: F401 - each hangs its commands on the applica
     show,
     sweep,
 )
-from fuselab.cli.app import app, escaped, words
+from fuselab.cli.app import app, escaped, join_lines_of_help, words
 from fuselab.errors import FuselabError
 
 __all__ = ["app", "main"]
+
+join_lines_of_help()
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells have it."""
@@ -67,9 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
         words.print("interrupted; what was measured is kept: fuselab list-runs", highlight=False)
         return INTERRUPTED
     except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        words.print(f"[bold red]error[/]: {escaped(error.format_message())}", highlight=False)
-        words.print(f"  [bold]hint[/]: {getattr(context, 'command_path', 'fuselab')} --help", highlight=False)
+        if error.format_message():  # else there was no command at all, and the help was shown
+            context = getattr(error, "ctx", None)
+            words.print(f"[bold red]error[/]: {escaped(error.format_message())}", highlight=False)
+            words.print(f"  [bold]hint[/]: {getattr(context, 'command_path', 'fuselab')} --help", highlight=False)
         return error.exit_code
     except BrokenPipeError:
         # The reader is gone (`| head`): nothing more can be said, and Python must not try again while it shuts down.

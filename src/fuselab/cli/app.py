@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from fuselab import __version__
 
-__all__ = ["Json", "Out", "app", "escaped", "print_json", "words"]
+__all__ = ["Json", "Out", "app", "escaped", "join_lines_of_help", "print_json", "words"]
 
 app = typer.Typer(
     name="fuselab",
@@ -47,6 +48,13 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", envvar="FUSELAB_DEBUG", help="Show tracebacks.")] = False,
 ) -> None:
     """Options that come before the command."""
+
+
+def join_lines_of_help() -> None:
+    """Give every command its docstring as help, a paragraph a line: typer keeps the ends of lines behind the first."""
+    for command in app.registered_commands:
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 
 def print_json(document: Any) -> None:

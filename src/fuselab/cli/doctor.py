@@ -36,4 +36,5 @@ def list_experiments(as_json: Json = False) -> None:
     if as_json:
         print_json(catalogue_document(registry, TARGETS))
     else:
-        Console().print(catalogue_view(registry, TARGETS))
+        console = Console()
+        console.print(catalogue_view(registry, TARGETS, console.width))

@@ -44,10 +44,13 @@ def run(
         str, typer.Option(help="cold: buffers rotate beyond twice the last-level cache; warm: the same ones again.")
     ] = "cold",
     budget: Annotated[
-        float | None, typer.Option(help="Seconds of timing for each variant and cell; 1 on a GPU, 2 on a CPU.")
+        float | None,
+        typer.Option(min=0.01, help="Seconds of timing for each variant and cell; 1 on a GPU, 2 on a CPU."),
     ] = None,
-    deadline: Annotated[float, typer.Option(help="Seconds after which a variant's check is given up.")] = 600.0,
-    jobs: Annotated[int | None, typer.Option(help="Variants compiled at a time; by the cores of the machine.")] = None,
+    deadline: Annotated[float, typer.Option(min=1, help="Seconds after which a variant's check is given up.")] = 600.0,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Variants compiled at a time; by the cores of the machine.")
+    ] = None,
     resume: Annotated[
         list[str] | None,
         typer.Option("--resume", help="Go on with a run that did not finish: its path or id, or 'all'."),

@@ -51,7 +51,7 @@ def show(
     from fuselab.report.document import run_document
     from fuselab.report.runs import run_view
 
-    if kernel is None and line is None and (found_sweep := _sweep_of(run_name, out)) is not None:
+    if kernel is None and line is None and stage is None and (found_sweep := _sweep_of(run_name, out)) is not None:
         from fuselab.cli.sweep import print_sweep
 
         print_sweep(found_sweep, as_json=as_json)
@@ -62,6 +62,10 @@ def show(
     if line is not None and kernel is None:
         raise UsageError(
             "--line is a line of a kernel", hint="name one with --kernel; without --line it is shown whole"
+        )
+    if stage is not None and kernel is None:
+        raise UsageError(
+            f"--stage {stage} is a stage of a kernel", hint="name one with --kernel; `fuselab show RUN` lists them"
         )
     if kernel is not None and line is not None:
         from fuselab.api import kernel_line

@@ -96,6 +96,9 @@ def read_source(path: Path) -> Source:
     Raises:
         UsageError: there is no such file, or it cannot be read or is not Python; the message has the line.
     """
+    if path.exists() and not path.is_file():
+        kind = "directory" if path.is_dir() else "special file"
+        raise UsageError(f"{path} is a {kind}", hint="name a Python file: FILE.py:NAME")
     if not path.is_file():
         raise UsageError(f"there is no file {path}", hint=_nearest_file(path))
     try:
@@ -104,7 +107,8 @@ def read_source(path: Path) -> Source:
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint="look at its permissions") from error
     except SyntaxError as error:
         line = f"\n    {error.text.rstrip()}" if error.text else ""
-        raise UsageError(f"{path}:{error.lineno}: {error.msg}{line}", hint="the file is not valid Python") from error
+        place = f"{path}:{error.lineno}" if error.lineno else str(path)  # bytes that are no text have no line
+        raise UsageError(f"{place}: {error.msg}{line}", hint="the file is not valid Python") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"{path} cannot be parsed: {error}", hint="the file is not valid Python") from error
     classes = {node.name: node for node in _statements(tree.body) if isinstance(node, ast.ClassDef)}
@@ -209,7 +213,7 @@ def _doc(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:
 
 def _nearest_file(path: Path) -> str:
     try:
-        names = sorted(p.name for p in path.parent.iterdir() if p.suffix == ".py")
+        names = sorted(p.name for p in path.parent.iterdir() if p.suffix == ".py" and p.is_file())
     except OSError:
         return f"the folder {path.parent} cannot be read either"
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)

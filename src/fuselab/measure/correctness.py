@@ -35,7 +35,10 @@ from fuselab.records import Correctness, Direction, TensorCheck, Workload
 
 __all__ = ["check", "other_inputs"]
 
-NO_BACKWARD = "there is no backward: no input and no parameter requires a gradient"
+NO_BACKWARD = (
+    "there is no backward: no input and no parameter requires a gradient; give one :requires_grad, or take"
+    " --direction forward"
+)
 
 _SMALL = 2.0**-10
 """What the first row is scaled by: its variance falls to about 1e-6, where an ``eps`` of 1e-5 or 1e-6 decides."""

@@ -15,6 +15,9 @@ from fuselab.targets import Target
 
 __all__ = ["catalogue_document", "catalogue_view"]
 
+_SHARE = 3
+"""Names of the longest that have to fit beside each other before one is given its room."""
+
 
 def catalogue_document(registry: Mapping[str, Experiment], targets: Mapping[str, Target]) -> dict[str, Any]:
     """The catalogue as JSON-ready data."""
@@ -36,11 +39,14 @@ def catalogue_document(registry: Mapping[str, Experiment], targets: Mapping[str,
     }
 
 
-def catalogue_view(registry: Mapping[str, Experiment], targets: Mapping[str, Target]) -> RenderableType:
-    """The catalogue for a terminal."""
+def catalogue_view(registry: Mapping[str, Experiment], targets: Mapping[str, Target], width: int) -> RenderableType:
+    """The catalogue for a terminal of that many columns."""
     table = Table(title="experiments", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    # A variant's name that is cut in two cannot be copied: it stays whole, with its comma, where there is room.
+    longest = 1 + max((len(v.name) for e in registry.values() for v in e.variants), default=0)
     for column in ("name", "what it studies", "variants", "options (default first)"):
-        table.add_column(column, overflow="fold")
+        whole = column == "variants" and _SHARE * longest <= width
+        table.add_column(column, overflow="fold", min_width=longest if whole else None)
     for e in registry.values():
         options = "\n".join(f"{name}: {', '.join(map(str, v)) or 'any'}" for name, v in e.options.items())
         table.add_row(

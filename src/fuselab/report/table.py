@@ -87,6 +87,8 @@ class _Row:
     variant: Text
     cells: dict[str, Text] = field(default_factory=dict)
     sentence: Text | None = None
+    reason: str = ""
+    """Why it failed, which a footnote has whole where its row has no room for it."""
     correct: Text = field(default_factory=Text)
     labels: list[str] = field(default_factory=list)
     """Labels, where there is room for the words."""
@@ -147,6 +149,8 @@ class ResultsTable(JupyterMixin):
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
         layout, widths = self._fitted(options.max_width)
+        if self._note_cut_reasons(layout, widths):
+            layout, widths = self._fitted(options.max_width)
         table = self._lines(layout, widths) if self._sections else [Text("nothing was measured", style="yellow")]
         certificate = certificate_line(self._cells)
         known = [certificate] if certificate else []
@@ -162,6 +166,7 @@ class ResultsTable(JupyterMixin):
         row.warnings = [self._warnings[warning] for warning in _footnotes(cell)]
         if cell.status is not Status.OK:
             row.sentence = _sentence(cell)
+            row.reason = "" if cell.status is Status.CHECKED else cell.reason
             return row
         row.labels = [label for label in cell.labels if label not in self._common]
         for label in row.labels:
@@ -178,6 +183,21 @@ class ResultsTable(JupyterMixin):
             "kernels": Text(figures.NOTHING if cell.kernels_launched is None else str(cell.kernels_launched)),
         }
         return row
+
+    def _note_cut_reasons(self, layout: _Layout, widths: dict[str, int]) -> bool:
+        """Give every reason that its row cuts a footnote, if it has none; whether there was one."""
+        cut = [
+            row
+            for row in self._rows()
+            if row.sentence is not None
+            and row.reason
+            and self._warnings.get(row.reason) not in row.warnings
+            and len(one_line(row.sentence.plain, _FOOTNOTE_LENGTH)) > _room(layout, widths)
+        ]
+        for row in cut:
+            number = self._warnings.setdefault(row.reason, len(self._warnings) + len(self._labels) + 1)
+            row.warnings.insert(0, number)
+        return bool(cut)
 
     def _rows(self) -> Iterator[_Row]:
         for _, _, rows in self._sections:
@@ -234,7 +254,7 @@ class ResultsTable(JupyterMixin):
         cells["notes"] = _remarks(row, layout)
         if row.sentence is None:
             return self._joined(cells | {name: _cell(row, name, layout) for name in layout.columns}, widths, layout)
-        room = sum(widths[name] for name in layout.columns) + layout.gap * (len(layout.columns) - 1)
+        room = _room(layout, widths)
         sentence = Text(one_line(row.sentence.plain, room), row.sentence.style)
         merged = {name: wide for name, wide in widths.items() if name not in layout.columns}
         order = ("direction", "variant", "sentence", "correct", "notes")
@@ -287,12 +307,17 @@ class ResultsTable(JupyterMixin):
         notes = {number: warning for warning, number in self._warnings.items()}
         if not layout.labels:
             notes |= {number: _MEANINGS.get(label, label) for label, number in self._labels.items()}
-        for number, note in notes.items():
+        for number, note in sorted(notes.items()):
             if number in self._labels.values() or number <= _FOOTNOTES:
                 yield Text.assemble((f"[{number}] ", "yellow"), (one_line(note, _FOOTNOTE_LENGTH), "dim"))
         more = len(self._warnings) - _FOOTNOTES
         if more > 0:
             yield Text(f"and {more} more warnings: fuselab show RUN --json", style="dim")
+
+
+def _room(layout: _Layout, widths: dict[str, int]) -> int:
+    """Columns that a sentence has in place of the figures."""
+    return sum(widths[name] for name in layout.columns) + layout.gap * (len(layout.columns) - 1)
 
 
 def _total(layout: _Layout, widths: dict[str, int]) -> int:

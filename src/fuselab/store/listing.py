@@ -104,12 +104,12 @@ def open_run(name: str | Path, root: Path) -> Run:
         summaries = [s for s in list_runs(root)[0] if experiment in ("", s.id.partition("/")[0])]
         if summaries:
             return Run(Path(summaries[0].path))
-        raise UnknownNameError("run", text, _newest(paths))
+        raise _unknown(text, paths, root)
     matches = [i for i in paths if text == i] or [
         i for i in paths if text and (i.startswith(text) or i.partition("/")[2].startswith(text))
     ]
     if not matches:
-        raise UnknownNameError("run", text, _newest(paths))
+        raise _unknown(text, paths, root)
     if len(matches) > 1:
         raise UsageError(
             f"{len(matches)} runs begin with {text!r}", hint=f"name one of them: {', '.join(_newest(matches))}"
@@ -117,6 +117,13 @@ def open_run(name: str | Path, root: Path) -> Run:
     run = Run(paths[matches[0]])
     run.metadata()
     return run
+
+
+def _unknown(name: str, paths: dict[str, Path], root: Path) -> UnknownNameError:
+    error = UnknownNameError("run", name, _newest(paths))
+    if not paths:  # most often another directory than the one that was worked in
+        error.hint = f"there is no run in {root.absolute()}: make one with `fuselab run`, or name a run by its path"
+    return error
 
 
 def _newest(ids: dict[str, Path] | list[str]) -> list[str]:

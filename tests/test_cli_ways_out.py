@@ -1,0 +1,112 @@
+"""What the command line says when it is called wrongly, and whether that shows the way out."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fuselab.cli import app, main
+from fuselab.experiment import load_registry
+from fuselab.records import Artifact, Direction, Environment, Kernel, RunMetadata, RunStatus, Stage
+from fuselab.report.catalogue import catalogue_view
+from fuselab.store import create_run
+from fuselab.targets import TARGETS
+
+
+@pytest.fixture
+def captured_run(tmp_path: Path) -> Path:
+    """A run with one kernel, of which the assembly was saved and the PTX was not."""
+    metadata = RunMetadata(
+        id="",
+        experiment="silu",
+        description="SiLU",
+        status=RunStatus.RUNNING,
+        created_at="",
+        kernels=[
+            Kernel(
+                kernel_id="k",
+                name="cpp_fused_silu_0",
+                backend="cpp",
+                variant="compile",
+                workload="w",
+                direction=Direction.FORWARD,
+                file_path="kernels/k/kernel.cpp",
+                size_bytes=1,
+                created_at="2026-01-01T00:00:00Z",
+            )
+        ],
+        artifacts=[
+            Artifact(
+                stage=Stage.ASSEMBLY,
+                variant="compile",
+                workload="w",
+                direction=Direction.FORWARD,
+                kernel_id="k",
+                path="kernels/k/kernel.s",
+            ),
+            Artifact(
+                stage=Stage.PTX,
+                variant="compile",
+                workload="w",
+                direction=Direction.FORWARD,
+                kernel_id="k",
+                absent="CPU target",
+            ),
+        ],
+    )
+    run = create_run(tmp_path / "runs", metadata, Environment(device="CPU test", device_type="cpu"))
+    run.finish(RunStatus.COMPLETE, {})
+    return run.path
+
+
+def test_without_a_command_the_help_is_all_that_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    said = capfd.readouterr()
+    assert "Commands" in said.out + said.err
+    assert "error:" not in said.err
+
+
+@pytest.mark.parametrize("command", [command.callback for command in app.registered_commands])
+def test_help_has_its_paragraphs_in_one_piece(command: object, capfd: pytest.CaptureFixture[str]) -> None:
+    """A line that ended in the docstring ended in the help as well, wherever the terminal's own ended."""
+    (registered,) = (one for one in app.registered_commands if one.callback is command)
+    assert registered.help
+    assert "\n" not in registered.help.replace("\n\n", "")
+
+
+def test_a_stage_without_its_kernel_is_refused(captured_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(captured_run), "--stage", "ptx"]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "--kernel" in said.err
+
+
+def test_a_stage_that_is_absent_names_those_that_are_there(
+    captured_run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", str(captured_run), "--kernel", "cpp_fused_silu_0", "--stage", "ptx"]) == 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert "has no ptx: CPU target" in said
+    assert "hint: it has assembly" in said
+
+
+@pytest.mark.parametrize("words", [["--jobs", "0"], ["--deadline", "0"], ["--budget", "-1"]])
+def test_what_no_run_can_be_carried_out_with_is_refused(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "rms_norm", *words]) == 2
+    assert words[0] in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("width", [72, 80, 120])
+def test_names_of_variants_are_not_cut_in_two(width: int) -> None:
+    console = Console(record=True, width=width, file=io.StringIO())
+    console.print(catalogue_view(load_registry(), TARGETS, width))
+    text = console.export_text()
+    assert "compile-max-autotune," in text
+    assert "options" in text
