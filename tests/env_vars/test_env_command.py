@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from fuselab.cli import main
+from fuselab.env_vars.catalogue import catalogue
 
 
 def test_the_list_as_json_has_this_machines_values_masked(capfd, monkeypatch):
@@ -43,6 +44,7 @@ def test_one_variable_has_its_line_here(capfd, monkeypatch):
     ("arguments", "words"),
     [
         (["TORCHINDUCTOR_MAX_AUTOTUN"], "did you mean 'TORCHINDUCTOR_MAX_AUTOTUNE'?"),
+        (["train.py"], "fuselab env --set train.py"),
         (["TORCHINDUCTOR_TRACE"], "use TORCH_COMPILE_DEBUG=1"),
         (["--set", "--dead"], "give one of them"),
         (["--dead", "TORCH_LOGS"], "one too many"),
@@ -54,6 +56,20 @@ def test_bad_words_exit_2(arguments, words, capfd):
     captured = capfd.readouterr()
     assert captured.out == ""
     assert words in " ".join(captured.err.split())
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dead"]])
+@pytest.mark.parametrize("width", [60, 80, 110, 160])
+def test_words_are_not_cut_in_two_where_names_leave_little_room(arguments, width, capfd, monkeypatch):
+    """At 80 columns, which is what a pipe has, the explanations had 14 beside the longest name."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["env", *arguments]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    known = catalogue()
+    texts = [e.use for e in known.dead] if arguments else [v.does for v in known.variable]
+    words = {word for text in texts for word in text.split() if len(word) < 40}
+    shown = {word for line in lines for word in line.split()}
+    assert words <= shown
 
 
 def test_what_is_set_and_what_is_wrong(capfd, monkeypatch):

@@ -71,6 +71,8 @@ def _explained(name: str | None, installation: Installation, dead: Sequence[Dead
             view.env_document(variables, installation, os.environ),
             view.env_table(variables, installation, os.environ),
         )
+    if name.endswith((".py", ".ipynb")):
+        raise UsageError(f"{name!r} is a file and no variable", hint=f"what it sets: fuselab env --set {name}")
     variable = catalogue().find(name)
     return (
         view.variable_document(variable, installation, os.environ),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -41,7 +43,27 @@ MOMENTS = {
     Moment.CALL: "each time it is needed",
     Moment.FIRST_USE: "once, when it is first needed",
 }
+_READABLE = 40
+"""Columns that an explanation needs beside a name; with fewer it stands below it."""
+_PROBE_WIDTH = 120
+"""Columns in which a probe's figures stand beside each other."""
 _BEFORE = {"cuda": "CUDA is first used", "nccl": "the process group is made"}
+
+
+@dataclass(frozen=True)
+class _ByWidth:
+    """One of two forms: in columns where the terminal has room for them, else below each other."""
+
+    least: int
+    wide: RenderableType
+    narrow: RenderableType
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.wide if options.max_width >= self.least else self.narrow
+
+
+def _below(line: Text, indent: int = 2) -> RenderableType:
+    return Padding(line, (0, 0, 0, indent))
 
 
 def shown_value(name: str, value: str) -> str:
@@ -90,6 +112,8 @@ def default_here(variable: Variable, installation: Installation) -> str:
 def env_table(variables: Sequence[Variable], installation: Installation, environ: Mapping[str, str]) -> RenderableType:
     """All variables by subject; what is set here stands out."""
     tables: list[RenderableType] = []
+    lists: list[RenderableType] = []
+    longest = 0
     for subject, meaning in SUBJECTS.items():
         rows = [variable for variable in variables if variable.subject == subject]
         if not rows:
@@ -99,17 +123,23 @@ def env_table(variables: Sequence[Variable], installation: Installation, environ
         table.add_column("variable", no_wrap=True, min_width=44)
         table.add_column("read", no_wrap=True, min_width=10)
         table.add_column("what it does", overflow="fold")
+        lists.append(title)
         for variable in rows:
             here = installation.in_range(variable)
             name = Text(variable.name, "" if here else "dim")
             if variable.name in environ:
                 name = Text(f"{variable.name}={shown_value(variable.name, environ[variable.name])}", "bold green")
-            table.add_row(name, Text(variable.read.value, "dim"), Text(variable.does, "" if here else "dim"))
+            longest = max(longest, len(name.plain))
+            read, does = Text(variable.read.value, "dim"), Text(variable.does, "" if here else "dim")
+            table.add_row(name, read, does)
+            lists += [Text.assemble(name, "  ", read), _below(does)]
         tables += [table, Text()]
+        lists.append(Text())
     versions = ", ".join(f"{package} {version}" for package, version in installation.versions.items())
     set_here = sum(variable.name in environ for variable in variables)
     words = f"{len(variables)} variables, {set_here} set here; dim: not read by {versions or 'what is installed'}."
-    return Group(*tables, Text(f"{words} fuselab env NAME shows one."))
+    end = Text(f"{words} fuselab env NAME shows one.")
+    return _ByWidth(longest + 14 + _READABLE, Group(*tables, end), Group(*lists, end))
 
 
 def variable_page(variable: Variable, installation: Installation, environ: Mapping[str, str]) -> RenderableType:
@@ -147,12 +177,15 @@ def dead_table(dead: Sequence[Dead]) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("nothing reads", no_wrap=True)
     table.add_column("use instead", overflow="fold")
+    lines: list[RenderableType] = [Text("nothing reads, and what to use instead", "bold")]
     for entry in dead:
         use = Text(entry.use)
         if entry.note:
             use.append(f"  {entry.note}", "dim")
         table.add_row(Text(entry.name), use)
-    return table
+        lines += [Text(entry.name), _below(use)]
+    longest = max((len(entry.name) for entry in dead), default=0)
+    return _ByWidth(longest + 2 + 2 * _READABLE, table, Group(*lines))
 
 
 def report_document(report: Report) -> dict[str, Any]:
@@ -201,9 +234,19 @@ def outcomes_view(outcomes: Sequence[Outcome]) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("", "set to", "looked at", "without", "with"):
         table.add_column(column, overflow="fold", no_wrap=column in ("", "set to"))
+    lines: list[RenderableType] = []
     for outcome in outcomes:
         mark = {True: "[green]as claimed[/]", False: "[bold red]not so[/]", None: "[yellow]not here[/]"}[outcome.passed]
         settings = " ".join(f"{name}={value}" for name, value in outcome.settings.items())
         seen = (outcome.without, outcome.with_) if outcome.passed is not None else (outcome.reason, "")
-        table.add_row(mark, *(escape(shown_value("", text)) for text in (settings, outcome.looked_at, *seen)))
-    return table
+        words = [shown_value("", text) for text in (settings, outcome.looked_at, *seen)]
+        table.add_row(mark, *map(escape, words))
+        lines += [Text.from_markup(f"{mark}  {escape(words[0])}"), _below(Text(words[1]))]
+        lines += [
+            _below(Text.assemble((f"{name:9}", "dim"), text), 4)
+            for name, text in zip(
+                ("without", "with") if outcome.passed is not None else ("", ""), words[2:], strict=True
+            )
+            if text
+        ]
+    return _ByWidth(_PROBE_WIDTH, table, Group(*lines))
