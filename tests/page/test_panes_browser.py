@@ -6,6 +6,10 @@ import base64
 import hashlib
 import html
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,10 +17,12 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
+import msgspec
 import pytest
 from panes_run import CAME, LINES, USER, kernel_id, kernel_name, made_run
 
 from fuselab.page.panes import kernel_anchor, line_anchor, panes
+from fuselab.records import Artifact, Sample
 from fuselab.store import Run
 
 pytestmark = pytest.mark.slow
@@ -310,4 +316,93 @@ def test_200_kernels_and_50_mb_open_scroll_and_are_searched(drive: Callable[...,
     driven.page.wait_for_selector(".fp-selected")
     driven.page.fill(".fp-filter", "mul_19")
     assert driven.page.locator(".fp-kernels a").count() == 11  # 19 and 190 to 199
+    assert driven.said == []
+
+
+_OF_THEIR_OWN = 200
+"""Kernels of the huge run that have files of their own."""
+
+
+@dataclass
+class Huge:
+    """A run of 500 MB and 10,000 kernels, and its page as the command line wrote it."""
+
+    run: Run
+    page: Path
+    seconds: float
+    peak_bytes: int
+
+    def file(self, number: int) -> Path:
+        """Where the PTX of a kernel is."""
+        return self.run.path / f"kernels/{kernel_id(number % _OF_THEIR_OWN)}/ptx"
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Huge]:
+    """With one text of 1 GiB, of which the disk holds 3 MB, and figures that are no numbers.
+
+    The files are those of 200 kernels, which the others name as well: a directory for each of 10,000 takes a slow disk
+    minutes.
+    """
+    root = tmp_path_factory.mktemp("huge")
+    run = made_run(root, kernels=_OF_THEIR_OWN, filler=1_250_000)
+    made = Huge(run, root / "page.html", 0.0, 0)
+    metadata = run.metadata()
+    kernels, artifacts = list(metadata.kernels), list(metadata.artifacts)
+    own: dict[str | None, list[Artifact]] = {}
+    for one in metadata.artifacts:
+        own.setdefault(one.kernel_id, []).append(one)
+    for number in range(_OF_THEIR_OWN, 10_000):
+        like = metadata.kernels[number % _OF_THEIR_OWN]
+        named = {"kernel_id": kernel_id(number)}
+        kernels.append(msgspec.structs.replace(like, name=kernel_name(number), **named))
+        artifacts += [msgspec.structs.replace(one, **named) for one in own[like.kernel_id]]
+    run.update(kernels=kernels, artifacts=artifacts)
+    with made.file(0).open("a") as file:
+        file.write("  add.f32 %f1, %f2, %f3;\n" * 120_000)
+        file.truncate(1 << 30)
+    card = made.file(1).with_name("card.json")
+    card.write_text('{"limiter": {"predicted": "memory", "device": "H200", "time_us": NaN, "share": Infinity}}')
+    (cell,) = run.measurements()
+    odd = [Sample(round=0, position=0, duration_ns=float("nan")), Sample(round=1, position=0, duration_ns=1e3)]
+    run.append([msgspec.structs.replace(cell, variant="eager", median_ns=float("nan"), samples=odd)])
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "fuselab", "report", str(run.path), "--out", str(made.page)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, status, used = os.wait4(process.pid, 0)
+    assert process.stderr is not None
+    with process.stderr as words:
+        assert status == 0, words.read()
+    made.seconds, made.peak_bytes = time.monotonic() - begin, used.ru_maxrss * 1024
+    yield made
+    shutil.rmtree(root)
+
+
+def test_fault_27_a_page_of_500_mb_and_10000_kernels_takes_seconds_and_little_memory(huge: Huge) -> None:
+    sizes = [path.stat().st_size for path in huge.run.path.rglob("*") if path.is_file()]
+    assert sum(sizes) - (1 << 30) > 500e6
+    assert huge.seconds < 60
+    assert huge.peak_bytes < 700 << 20
+    assert huge.page.stat().st_size < 64 << 20
+    assert [m.median_ns for m in huge.run.measurements()] == [None, None]
+
+
+def test_fault_27_500_mb_and_10000_kernels_open_and_what_is_left_out_is_named(
+    drive: Callable[..., Driven], huge: Huge
+) -> None:
+    driven = drive()
+    driven.goto(huge.page, kernel_anchor(0, kernel_id(0)))
+    pane = driven.page.locator('.fp-pane[data-stage="ptx"]')
+    pane.locator(".fp-row").first.wait_for()
+    assert f"cut: the first 2 of 1024 MiB; the whole is in {huge.file(0)}" in pane.inner_text()
+    driven.goto(huge.page, kernel_anchor(0, kernel_id(1)))
+    driven.until(f"document.querySelector('.fp-title').textContent === '{kernel_name(1)}'")
+    assert "NaN" not in driven.page.locator("main").inner_text()
+    driven.goto(huge.page, kernel_anchor(0, kernel_id(9_999)))
+    driven.until(f"document.querySelector('.fp-title').textContent === '{kernel_name(9_999)}'")
+    driven.open("ptx")
+    said = driven.page.locator("main").inner_text()
+    assert f"left out: this page holds 96 MiB of texts already; it is in {huge.file(9_999)}" in said
+    driven.page.fill(".fp-filter", "mul_999")
+    driven.until("document.querySelectorAll('.fp-kernels a').length === 11")  # 999 and 9990 to 9999
     assert driven.said == []

@@ -119,6 +119,14 @@ def test_ten_thousand_kernels_are_shown_in_part() -> None:
     assert text.count("kernel.cpp") == 100
 
 
+def test_a_stage_of_megabytes_is_shown_whole_and_not_highlighted() -> None:
+    """Highlighting takes 3 s for a megabyte."""
+    text = ".version 8.4\n" + "  mov.u32 %r1, %ctaid.x;\n" * 80_000
+    view = kernel_view(kernel(registers=40), text)
+    assert view.plain.endswith(text)
+    assert view.spans == []
+
+
 def test_hostile_text_in_a_run_is_shown_and_not_obeyed() -> None:
     hostile = metadata(
         id=HOSTILE, description=HOSTILE, error=HOSTILE, command=[HOSTILE], target=HOSTILE, preset=HOSTILE,

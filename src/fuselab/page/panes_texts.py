@@ -60,14 +60,24 @@ class Texts:
             return {"text": self.clean(text), "path": place}
         text = text[: cut.start()]
         text = text[: text.rfind("\n") + 1] or text
-        shown = self.limits.text_bytes / (1 << 20)
-        whole = int(cut[1]) / (1 << 20)
-        note = f"cut: the first {shown:.3g} of {whole:.3g} MiB; the whole is in {place}"
+        shown, whole = (_mib(size) for size in (self.limits.text_bytes, int(cut[1])))
+        note = f"cut: the first {shown} of {whole} MiB; the whole is in {place}"
         return {"text": self.clean(text), "path": place, "note": note}
 
     def clean(self, text: str) -> str:
         """The text redacted, and such that it can be written as UTF-8."""
         return self.redact(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def _mib(size: int) -> str:
+    """Bytes in MiB, to three digits.
+
+    Example:
+        >>> _mib(2 << 20), _mib(5_000_000), _mib(1 << 30)
+        ('2', '4.77', '1024')
+    """
+    mib = size / (1 << 20)
+    return f"{mib:.3g}" if mib < 100 else f"{mib:.0f}"
 
 
 @dataclass

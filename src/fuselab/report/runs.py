@@ -29,6 +29,8 @@ _STATUS_STYLES = {
 }
 _FINE = frozenset({Status.OK, Status.CHECKED, Status.UNAVAILABLE})
 _KERNELS_SHOWN = 100
+_MOST_HIGHLIGHTED = 256 << 10
+"""Characters of a text that is highlighted: a megabyte of it takes 3 s."""
 _REASON = 160
 _SUFFIX_LEXERS = {".py": "python", ".cpp": "cpp", ".c": "cpp", ".cu": "cpp"}
 _TEXT_LEXERS = (
@@ -110,6 +112,8 @@ def kernel_view(kernel: Kernel, text: str, card: Mapping[str, Any] | None = None
     comment = "\n".join(f"{mark} {fact}" for fact in facts)
     source = printable(text, keep="\n\t")
     code = f"{comment}\n{source}"
+    if len(code) > _MOST_HIGHLIGHTED:
+        return Text(code)
     # Highlighted text rather than a Syntax block, which cuts lines off at the width of the terminal.
     return Syntax(code, lexer, theme="ansi_dark", background_color="default").highlight(code)
 
