@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +104,46 @@ def test_what_no_run_can_be_carried_out_with_is_refused(
     assert main(["run", "rms_norm", *words]) == 2
     assert words[0] in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_patch_is_explained(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def double(x):\n    return x * 2\n")
+    assert main(["diagnose", f"{file}:double", "--arg", "x=f32[8]", "--calls", "1", "--patch", "--device", "cpu"]) == 0
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "no edit was proved" in said.err
+
+
+def in_a_shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", "-c", line.replace("fuselab", f"{sys.executable} -m fuselab")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("options", ["", "--json"])
+def test_output_onto_a_full_disk_is_named(options: str) -> None:
+    ended = in_a_shell(f"fuselab list {options} > /dev/full")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == ["error: the output cannot be written: No space left on device"]
+
+
+@pytest.mark.parametrize("options", ["", "--json"])
+def test_closed_output_is_no_error(options: str) -> None:
+    ended = in_a_shell(f"fuselab list {options} >&-")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_locale_without_the_signs_gets_others(captured_run: Path) -> None:
+    ended = in_a_shell(f"fuselab show {captured_run}", PYTHONIOENCODING="ascii")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "silu/" in ended.stdout
 
 
 @pytest.mark.parametrize("width", [72, 80, 120])

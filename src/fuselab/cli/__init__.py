@@ -5,6 +5,8 @@ One file a group of commands; importing it hangs its commands on the application
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -38,9 +40,13 @@ join_lines_of_help()
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells have it."""
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+"""What writing to standard output ends with where a file stands behind it."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors of ours are printed without a traceback."""
+    _make_streams_writable()
     command: Any = typer.main.get_command(app)
     debug = "--debug" in (arguments if arguments is not None else sys.argv[1:]) or bool(os.environ.get("FUSELAB_DEBUG"))
     before = signal.signal(signal.SIGTERM, _as_interrupt)
@@ -74,12 +80,31 @@ def main(arguments: list[str] | None = None) -> int:
             words.print(f"[bold red]error[/]: {escaped(error.format_message())}", highlight=False)
             words.print(f"  [bold]hint[/]: {getattr(context, 'command_path', 'fuselab')} --help", highlight=False)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader is gone (`| head`): nothing more can be said, and Python must not try again while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        return _output_failed(error)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _make_streams_writable() -> None:
+    """Have output that is closed (``>&-``) swallowed, and signs that a locale has none for replaced."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for the whole process
+        elif isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")
+
+
+def _output_failed(error: OSError) -> int:
+    """The exit code where standard output cannot be written; any other error goes on its way."""
+    gone = isinstance(error, BrokenPipeError)  # the reader (`| head`): nothing more can be said
+    if not gone and (error.filename is not None or error.errno not in _FULL):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again while it shuts down
+    if not gone:
+        words.print(f"[bold red]error[/]: the output cannot be written: {error.strerror}", highlight=False)
+    return 1
 
 
 def _as_interrupt(_number: int, _frame: object) -> None:

@@ -71,7 +71,10 @@ def diagnose(
     if as_json:
         print_json(found)
     elif patch:
-        typer.echo(found.proved.patch if found.proved else "", nl=False)
+        proved = found.proved.patch if found.proved else ""
+        if not proved:
+            words.print("no edit was proved, so there is no patch; without --patch every finding is shown")
+        typer.echo(proved, nl=False)
     else:
         Console().print(diagnosis_view(found))
     if found.failure is not None or (strict and found.findings):
