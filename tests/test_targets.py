@@ -150,6 +150,13 @@ def test_a_file_that_does_not_describe_a_device_is_named(tmp_path: Path, change:
     assert str(path) in str(error.value)
 
 
+def test_bytes_that_are_no_text_are_no_devices(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"mine\.toml does not describe devices"):
+        targets.read(path)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         targets.read(tmp_path / "none.toml")

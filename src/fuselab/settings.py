@@ -31,15 +31,21 @@ def defaults_from_project(start: Path, allowed: Mapping[str, frozenset[str]]) ->
     for directory in (start, *start.parents):
         path = directory / "pyproject.toml"
         try:
-            text = path.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
             continue
         try:
-            table = tomllib.loads(text).get("tool", {}).get("fuselab")
-        except tomllib.TOMLDecodeError as error:
+            tools = tomllib.loads(content.decode("utf-8")).get("tool")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not valid TOML: {error}") from None
-        if table is not None:
-            return _by_command(table, allowed, path)
+        table = tools.get("fuselab") if isinstance(tools, dict) else None
+        if table is None:
+            continue
+        if not isinstance(table, dict):
+            raise UsageError(
+                f"{path}: fuselab = {table!r} is not a table", hint='[tool.fuselab] with options below it: out = "runs"'
+            )
+        return _by_command(table, allowed, path)
     return {}
 
 

@@ -120,7 +120,7 @@ def _parse(path: Path) -> _File:
         raise UsageError(
             f"{path} cannot be read: {error.strerror}", hint="a TOML file with [target.NAME] tables"
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} does not describe devices: {error}",
             hint="docs/inspect.md shows the form: [target.NAME] with device_name, arch, multiprocessors, ...",
