@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fuselab.ops.inputs import check_untransformed
+
 __all__ = ["refuse_second_derivative"]
 
 
@@ -35,11 +37,17 @@ def refuse_second_derivative(
 ) -> tuple[Tensor | None, ...]:
     """The gradients, which raise when somebody differentiates them; as they are where nobody can.
 
+    For a backward under which gradients are recorded, or that runs in a level of forward-mode differentiation.
+
     Args:
         operator: name of the public function, for the message.
         gradients: what the backward returns, tensors or None.
         sources: the tensors that the gradients depend on: incoming gradients and saved inputs.
+
+    Raises:
+        RuntimeError: one of the sources has a tangent, of which the gradients would have none.
     """
+    check_untransformed(operator, *sources)
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return gradients
     refused: tuple[Tensor | None, ...] = _NoSecondDerivative.apply(operator, len(gradients), *gradients, *sources)  # type: ignore[no-untyped-call]

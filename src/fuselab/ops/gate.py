@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.bound import BoundLaunches
 from fuselab.ops.flat import BLOCK, launch_flat
-from fuselab.ops.inputs import check_tensors, rows
+from fuselab.ops.inputs import check_tensors, check_untransformed, rows
 from fuselab.ops.launch import empty
 
 __all__ = [
@@ -169,6 +170,7 @@ def gate_eager_forward(gate: Gate, a: Tensor, b: Tensor | None, **flags: str) ->
             if repeat(-(-count // BLOCK), a.data_ptr(), b.data_ptr(), y.data_ptr(), count):
                 return y
     check_gate(gate.name, a, b)
+    check_untransformed(gate.name, a, b)
     return gate_forward(gate.forward, gate, a, b, **flags)
 
 
@@ -201,7 +203,7 @@ def differentiate_gate(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients for autograd, from a context that saved a and b."""
     a, b = ctx.saved_tensors
-    if not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() or forward_ad._current_level >= 0):
         da, db = run(a, b, dy)
         return da, None if b is None else db
     with torch.no_grad():

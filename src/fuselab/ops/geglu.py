@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 import triton
 import triton.language as tl
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fuselab.ops.flat import in_rows, load, offsets, store
 from fuselab.ops.gate import (
@@ -27,7 +28,7 @@ from fuselab.ops.gate import (
     halves,
 )
 from fuselab.ops.gelu import gelu, gelu_derivative
-from fuselab.ops.inputs import check_choice, compute_dtype, is_plain, needs_grad, on_cpu
+from fuselab.ops.inputs import check_choice, check_untransformed, compute_dtype, is_plain, needs_grad, on_cpu
 from fuselab.ops.internals import applied
 from fuselab.ops.launch import operator, wrap_triton
 
@@ -130,7 +131,7 @@ class _GEGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or type(grads[0]) is not Tensor:
             return _backward(ctx, grads[0])
 
         def run(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +140,7 @@ class _GEGLU(torch.autograd.Function):
         return *differentiate_gate("geglu", run, ctx, grads[0]), None
 
 
-_apply_geglu = applied(_GEGLU)
+_apply_geglu = applied("geglu", _GEGLU)
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -177,7 +178,7 @@ def geglu(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none")
         tensor([  8.4134, 195.4500], dtype=torch.float64)
     """
     check_choice("geglu", "approximate", approximate, _APPROXIMATIONS)
-    if is_plain(a) and a.is_cuda and (b is None or is_plain(b)):
+    if is_plain(a, b) and a.is_cuda and forward_ad._current_level < 0:
         if needs_grad(a, b):
             y: Tensor = _apply_geglu(a, b, approximate)
             return y
@@ -185,7 +186,8 @@ def geglu(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none")
     check_gate("geglu", a, b)
     if on_cpu("geglu", a):
         return geglu_reference(a, b, approximate)
-    if not is_plain(a):
+    check_untransformed("geglu", a, b)
+    if not is_plain(a, b):
         traced: Tensor = _geglu_operator(a, b, approximate)
         return traced
     if needs_grad(a, b):

@@ -11,7 +11,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from fuselab.ops.internals import called_while_tracing
+from fuselab.ops.internals import called_while_tracing, is_transformed, transformed_error
 from fuselab.ops.launch import INTERPRETED
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "NotFusedWarning",
     "check_choice",
     "check_tensors",
+    "check_untransformed",
     "check_vector",
     "compute_dtype",
     "is_plain",
@@ -103,6 +104,17 @@ def _check_device(operator: str, name: str, device: torch.device) -> None:
         raise RuntimeError(f"{operator}: {name} is on {device}; supported devices: cuda, and cpu by torch's operators")
 
 
+def check_untransformed(operator: str, *tensors: Tensor | None) -> None:
+    """Refuse tensors whose derivative, or whose batch, the kernels would not see and lose.
+
+    Raises:
+        RuntimeError: one is an argument of a transform of ``torch.func``, or has a tangent of forward-mode
+            differentiation.
+    """
+    if not torch.compiler.is_compiling() and any(t is not None and is_transformed(t) for t in tensors):
+        raise transformed_error(operator)
+
+
 def check_vector(operator: str, name: str, vector: Tensor | None, width: int) -> None:
     """Refuse a weight or bias that is not one number a column.
 
@@ -123,12 +135,16 @@ def check_choice(operator: str, name: str, value: str, allowed: tuple[str, ...])
         raise ValueError(f"{operator}: {name}={value!r}; allowed: {', '.join(map(repr, allowed))}")
 
 
-def is_plain(x: Tensor) -> bool:
-    """Whether this is an eager call with an ordinary tensor, which takes the direct way.
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether this is an eager call with ordinary tensors, which takes the direct way; ``None`` is one left out.
 
     Compilation, fake tensors and subclasses go through the dispatcher as one operator, which the direct way spares.
+    One such tensor is enough: what a subclass holds need not be where its address says.
     """
-    return type(x) in _PLAIN and not torch.compiler.is_compiling()
+    for tensor in tensors:  # not all(...): a generator costs half a microsecond
+        if tensor is not None and type(tensor) not in _PLAIN:
+            return False
+    return not torch.compiler.is_compiling()
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:

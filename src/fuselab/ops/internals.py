@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
+from torch import Tensor
+from torch.autograd import forward_ad
 from triton.runtime.jit import JITFunction
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "current_device",
     "current_raw_stream",
     "host_generator",
+    "is_transformed",
+    "transformed_error",
     "watched",
 ]
 
@@ -56,19 +60,41 @@ def called_while_tracing(function: F) -> F:
 _transforms_active: Callable[[], bool] | None = getattr(torch._C, "_are_functorch_transforms_active", None)
 
 
-def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+def transformed_error(operator: str) -> RuntimeError:
+    """What to raise where ``is_transformed`` holds of an input, or autograd would record a call inside a transform."""
+    return RuntimeError(
+        f"fuselab.ops.{operator} knows no torch.func transforms and no forward-mode differentiation: its kernels are "
+        f"Triton's. Use fuselab.ops.{operator}_reference, which is made of torch's own operators"
+    )
+
+
+_WRAPPERS = ("is_batchedtensor", "is_gradtrackingtensor")
+_wrappers = [getattr(getattr(torch._C, "_functorch", None), name, None) for name in _WRAPPERS]
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode differentiation has more of a tensor than its numbers."""
+    if any(is_wrapped is not None and is_wrapped(tensor) for is_wrapped in _wrappers):
+        return True
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def applied(operator: str, function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """``function.apply`` without most of the Python around it, which serves transforms of functions (``torch.func``).
 
-    With a transform active, or where none can be asked for, it is ``function.apply`` itself.
+    With a transform active it raises ``RuntimeError`` in the name of ``operator``, as ``function.apply`` would without
+    a name. Where none can be asked for, it is ``function.apply`` itself.
     """
-    ordinary: Callable[..., Any] = function.apply
     active = _transforms_active
     if active is None:
+        ordinary: Callable[..., Any] = function.apply
         return ordinary
     direct: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
     def apply(*args: Any) -> Any:
-        return ordinary(*args) if active() else direct(*args)
+        if active():
+            raise transformed_error(operator)
+        return direct(*args)
 
     return apply
 

@@ -14,12 +14,14 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.inputs import (
     check_choice,
     check_tensors,
+    check_untransformed,
     check_vector,
     compute_dtype,
     is_plain,
@@ -113,7 +115,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 def _differentiate(run: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
     x, weight, bias, mean, rstd = ctx.saved_tensors
     _, weight_grad, bias_grad, *_ = ctx.needs_input_grad
-    twice = torch.is_grad_enabled()
+    twice = torch.is_grad_enabled() or forward_ad._current_level >= 0
     with torch.no_grad() if twice else nullcontext():
         dx, dweight, dbias = run(x, weight, bias, mean, rstd, dy, ctx.approximate, weight_grad or bias_grad)
     dweight, dbias = dweight if weight_grad else None, dbias if bias_grad else None
@@ -168,10 +170,11 @@ class _LayerNormGELU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return _differentiate(_layer_norm_gelu_backward if is_compiling() else _eager_backward, ctx, grads[0])
+        ordinary = type(grads[0]) is Tensor and not is_compiling()
+        return _differentiate(_eager_backward if ordinary else _layer_norm_gelu_backward, ctx, grads[0])
 
 
-_apply = applied(_LayerNormGELU)
+_apply = applied("layer_norm_gelu", _LayerNormGELU)
 
 _layer_norm_gelu.register_autograd(
     lambda ctx, dy, _mean, _rstd: _differentiate(_layer_norm_gelu_backward, ctx, dy), setup_context=_save
@@ -225,7 +228,8 @@ def layer_norm_gelu(
     check_choice("layer_norm_gelu", "approximate", approximate, _APPROXIMATIONS)
     if on_cpu("layer_norm_gelu", x):
         return layer_norm_gelu_reference(x, weight, bias, eps, approximate)
-    if not is_plain(x):
+    check_untransformed("layer_norm_gelu", x, weight, bias)
+    if not is_plain(x, weight, bias):
         traced: Tensor = _layer_norm_gelu(x, weight, bias, eps, approximate)[0]
         return traced
     if needs_grad(x, weight, bias):

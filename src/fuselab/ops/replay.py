@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from fuselab.ops import launch as launches
@@ -46,8 +47,11 @@ def make(repeats, empty_like, programs, shapes, dtypes):
 def form_of(*tensors: Tensor | None) -> tuple[Hashable, ...] | None:
     """All that a launch can depend on of tensors but their addresses; None where one is no ordinary tensor.
 
-    Shape, dtype, device and whether it is contiguous, one after the other, for each; None for an input left out.
+    Shape, dtype, device and whether it is contiguous, one after the other, for each; None for an input left out. In
+    forward-mode differentiation any of them can have a tangent, and none is an ordinary one.
     """
+    if forward_ad._current_level >= 0:
+        return None
     form: list[Hashable] = []
     for tensor in tensors:
         kind = type(tensor)

@@ -14,11 +14,21 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.column_sums import column_sums_kernel
-from fuselab.ops.inputs import check_choice, check_tensors, check_vector, compute_dtype, is_plain, needs_grad, on_cpu
+from fuselab.ops.inputs import (
+    check_choice,
+    check_tensors,
+    check_untransformed,
+    check_vector,
+    compute_dtype,
+    is_plain,
+    needs_grad,
+    on_cpu,
+)
 from fuselab.ops.internals import applied
 from fuselab.ops.launch import operator, wrap_triton
 from fuselab.ops.replay import Replays, form_of
@@ -110,7 +120,7 @@ def _differentiate(
     dx: Tensor | None = dtotal
     dweight: Tensor | None = None
     dresidual: Tensor | None = None
-    twice = torch.is_grad_enabled()
+    twice = torch.is_grad_enabled() or forward_ad._current_level >= 0
     with torch.no_grad() if twice else nullcontext():
         if dy is not None:
             dx, dweight = run(x, weight, rstd, dy, dtotal, ctx.casting, weight_grad)
@@ -171,8 +181,9 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        run = _rms_norm_backward if is_compiling() else _eager_backward
-        return (*_differentiate(run, ctx, grads[0], grads[1]), None)
+        dy, dtotal = grads
+        ordinary = type(dy) is Tensor and (dtotal is None or type(dtotal) is Tensor) and not is_compiling()
+        return (*_differentiate(_eager_backward if ordinary else _rms_norm_backward, ctx, dy, dtotal), None)
 
 
 _rms_norm.register_autograd(
@@ -181,7 +192,7 @@ _rms_norm.register_autograd(
 )
 
 
-_apply = applied(_RMSNorm)
+_apply = applied("rms_norm", _RMSNorm)
 
 
 def apply_rms_norm(
@@ -205,7 +216,8 @@ def apply_rms_norm(
     if on_cpu(name, x):
         total = x if residual is None else x + residual
         return rms_norm_reference(total, weight, eps, cast("Casting", casting)), total
-    if not is_plain(x):
+    check_untransformed(name, x, residual, weight)
+    if not is_plain(x, residual, weight):
         y, total, _ = _rms_norm(x, residual, weight, eps, casting)
         return y, total
     if needs_grad(x, residual, weight):

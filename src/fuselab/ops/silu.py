@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor, empty_like, is_grad_enabled, nn
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
@@ -29,7 +30,7 @@ from fuselab.ops.gate import (
     gate_output,
     halves,
 )
-from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, needs_grad, on_cpu
+from fuselab.ops.inputs import check_tensors, check_untransformed, compute_dtype, is_plain, needs_grad, on_cpu
 from fuselab.ops.internals import applied
 from fuselab.ops.launch import operator, wrap_triton
 
@@ -182,7 +183,7 @@ def _eager_backward(x: Tensor, dy: Tensor) -> Tensor:
 
 def _differentiate_silu(run: Any, ctx: Any, dy: Tensor) -> Tensor | None:
     (x,) = ctx.saved_tensors
-    if not is_grad_enabled():
+    if not (is_grad_enabled() or forward_ad._current_level >= 0):
         dx: Tensor = run(x, dy)
         return dx
     with torch.no_grad():
@@ -198,8 +199,9 @@ class _SiLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        run = _silu_backward_operator if is_compiling() else _eager_backward
-        return _differentiate_silu(run, ctx, grads[0])
+        # A subclass is no address to launch with: what it holds is where the dispatcher says.
+        ordinary = type(grads[0]) is Tensor and not is_compiling()
+        return _differentiate_silu(_eager_backward if ordinary else _silu_backward_operator, ctx, grads[0])
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -213,11 +215,11 @@ class _SwiGLU(torch.autograd.Function):
         def run(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor]:
             return gate_eager_backward(_SWIGLU, a, b, dy)
 
-        traced = is_compiling()
-        return differentiate_gate("swiglu", _swiglu_backward_operator if traced else run, ctx, grads[0])
+        ordinary = type(grads[0]) is Tensor and not is_compiling()
+        return differentiate_gate("swiglu", run if ordinary else _swiglu_backward_operator, ctx, grads[0])
 
 
-_apply_silu, _apply_swiglu = applied(_SiLU), applied(_SwiGLU)
+_apply_silu, _apply_swiglu = applied("silu", _SiLU), applied("swiglu", _SwiGLU)
 
 _silu_operator.register_autograd(
     lambda ctx, dy: _differentiate_silu(_silu_backward_operator, ctx, dy),
@@ -251,7 +253,7 @@ def silu(x: Tensor) -> Tensor:
     """
     # The shortest way on the host, written out: the form is known, the kernel bound.
     kind = type(x)
-    if (kind is Tensor or kind is Parameter) and not is_compiling():
+    if (kind is Tensor or kind is Parameter) and not is_compiling() and forward_ad._current_level < 0:
         count = x.numel()
         repeat = _FORWARD.get((x.dtype, x.get_device(), count % BLOCK and count))
         if repeat is not None and x.is_contiguous():
@@ -264,6 +266,7 @@ def silu(x: Tensor) -> Tensor:
     check_tensors("silu", x=x)
     if on_cpu("silu", x):
         return silu_reference(x)
+    check_untransformed("silu", x)
     if not is_plain(x):
         traced: Tensor = _silu_operator(x)
         return traced
@@ -295,7 +298,7 @@ def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
         >>> swiglu_reference(torch.tensor([1.0, 2.0, 10.0, 100.0], dtype=torch.float64))
         tensor([  7.3106, 176.1594], dtype=torch.float64)
     """
-    if is_plain(a) and a.is_cuda and (b is None or is_plain(b)):
+    if is_plain(a, b) and a.is_cuda and forward_ad._current_level < 0:
         if needs_grad(a, b):
             y: Tensor = _apply_swiglu(a, b)
             return y
@@ -303,7 +306,8 @@ def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
     check_gate("swiglu", a, b)
     if on_cpu("swiglu", a):
         return swiglu_reference(a, b)
-    if not is_plain(a):
+    check_untransformed("swiglu", a, b)
+    if not is_plain(a, b):
         traced: Tensor = _swiglu_operator(a, b)
         return traced
     if needs_grad(a, b):

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 import triton
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from fuselab.ops.autograd import refuse_second_derivative
-from fuselab.ops.inputs import check_tensors, compute_dtype, is_plain, needs_grad, on_cpu, rows
+from fuselab.ops.inputs import check_tensors, check_untransformed, compute_dtype, is_plain, needs_grad, on_cpu, rows
 from fuselab.ops.internals import applied
 from fuselab.ops.launch import INTERPRETED, Tile, launch, operator, takes_registers, wrap_triton
 from fuselab.ops.philox import check_probability, dropout_arguments
@@ -262,7 +263,7 @@ def _differentiate(run: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, None,
     p, scale = ctx.options
     mask_grad = ctx.needs_input_grad[2]
     dmask: Tensor | None = None
-    twice = torch.is_grad_enabled()
+    twice = torch.is_grad_enabled() or forward_ad._current_level >= 0
     with torch.no_grad() if twice else nullcontext():
         dx: Tensor | None = run(x, seed, mask, peak, reciprocal, dy, p, scale, mask_grad)
         if mask_grad and dx is not None:
@@ -329,11 +330,11 @@ class _SoftmaxDropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        backward = _traced_backward if is_compiling() else _eager_backward
+        backward = _eager_backward if type(grads[0]) is Tensor and not is_compiling() else _traced_backward
         return *_differentiate(functools.partial(backward, ctx.key), ctx, grads[0]), None
 
 
-_apply = applied(_SoftmaxDropout)
+_apply = applied("softmax_dropout", _SoftmaxDropout)
 
 _softmax_dropout.register_autograd(
     lambda ctx, dy, _peak, _reciprocal: _differentiate(_softmax_dropout_backward, ctx, dy), setup_context=_save
@@ -344,8 +345,9 @@ def _check(x: Tensor, p: float, mask: Tensor | None, dim: int) -> None:
     check_tensors("softmax_dropout", x=x)
     check_mask("softmax_dropout", mask, x)
     check_probability("softmax_dropout", p)
-    if not -x.dim() <= dim < x.dim():
-        raise ValueError(f"softmax_dropout: dim={dim} for x with {x.dim()} axes; allowed: {-x.dim()} to {x.dim() - 1}")
+    axes = max(x.dim(), 1)  # as F.softmax has it: a number is a row of one
+    if not -axes <= dim < axes:
+        raise ValueError(f"softmax_dropout: dim={dim} for x with {x.dim()} axes; allowed: {-axes} to {axes - 1}")
 
 
 def softmax_dropout(
@@ -400,7 +402,8 @@ def softmax_dropout(
         x = x.movedim(dim, -1)
         if mask is not None:
             mask = mask[(None,) * (x.dim() - mask.dim())].movedim(dim, -1)
-    plain = is_plain(x)
+    check_untransformed("softmax_dropout", x, mask)
+    plain = is_plain(x, mask)
     seed, key = draw(x, plain) if p > 0.0 else (None, NO_KEY)
     if not plain:
         y: Tensor = _softmax_dropout(x, seed, mask, p, scale)[0]

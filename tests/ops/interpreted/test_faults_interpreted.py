@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from operator_cases import OPERATORS, check, make_inputs
+from torch.autograd import forward_ad
 from torch.library import opcheck
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from fuselab import ops
@@ -113,6 +115,15 @@ def test_values_that_are_refused(run, message):
         run(torch.randn(3, 10))
 
 
+def test_softmax_of_a_number():
+    x = torch.tensor(3.0, requires_grad=True)
+    for y in (ops.softmax_dropout(x, 0.0), ops.softmax_dropout(x, 0.0, mask=torch.tensor(True), dim=0)):
+        assert torch.equal(y, torch.tensor(1.0))
+        assert torch.equal(torch.autograd.grad(y, x)[0], torch.tensor(0.0))
+    with pytest.raises(ValueError, match="dim=1 for x with 0 axes; allowed: -1 to 0"):
+        ops.softmax_dropout(x, 0.0, dim=1)
+
+
 def test_mask_of_integers():
     with pytest.raises(
         TypeError, match=r"mask is torch.int64; supported dtypes: torch.bool \(True = keep\), torch.float"
@@ -140,6 +151,83 @@ def test_second_derivative_is_refused_by_name(operator):
     (gradient,) = torch.autograd.grad(y.square().sum(), [next(iter(inputs.values()))], create_graph=True)
     with pytest.raises(RuntimeError, match=f"fuselab.ops.{name} has no second derivative.*{name}_reference"):
         gradient.sum().backward()
+
+
+TRANSFORMS = {
+    "vmap": lambda function: lambda x: torch.func.vmap(function)(x[None]),
+    "grad": lambda function: torch.func.grad(lambda x: function(x).sum()),
+    "jvp": lambda function: lambda x: torch.func.jvp(function, (x,), (x,)),
+    "jacrev": torch.func.jacrev,
+}
+
+
+def of_one_input(operator):
+    """The operator as a function of its first input, and that input."""
+    inputs = inputs_of(operator)
+    name = next(iter(inputs))
+    return lambda x: first(call_unseeded(operator, inputs | {name: x})), inputs[name]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("operator", NAMES)
+def test_transforms_are_refused_by_name(operator, transform):
+    function, x = of_one_input(operator)
+    name = operator.removesuffix("_packed")
+    with pytest.raises(RuntimeError, match=f"fuselab.ops.{name} knows no torch.func transforms.*{name}_reference"):
+        TRANSFORMS[transform](function)(x)
+    # Where x is not transformed itself, there is nothing to lose.
+    torch.func.vmap(lambda other: other + function(x).sum(), randomness="same")(torch.ones(2))
+
+
+@pytest.mark.parametrize("operator", NAMES)
+def test_a_tangent_is_refused_and_not_lost(operator):
+    function, x = of_one_input(operator)
+    refused = pytest.raises(
+        RuntimeError, match=f"fuselab.ops.{operator.removesuffix('_packed')} knows no .*forward-mode"
+    )
+    with forward_ad.dual_level():
+        for leaf in (x, x.clone().requires_grad_()):
+            with refused:
+                function(forward_ad.make_dual(leaf, torch.ones_like(leaf)))
+        y = function(leaf)  # which has none
+        with refused:
+            torch.autograd.grad(y, leaf, forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y)))
+
+
+class Wrapped(torch.Tensor):
+    """Has its numbers elsewhere than at its own address, as DTensor and what collectives return do."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        def unwrap(x):
+            return x.inner if isinstance(x, cls) else x
+
+        return function(*tree_map(unwrap, args), **tree_map(unwrap, kwargs or {}))
+
+
+@pytest.mark.parametrize("operator", [*OPERATORS, "softmax_dropout"])
+def test_one_tensor_of_a_subclass(operator):
+    """The others are plain ones; and a plain call's gradient comes in as one."""
+    inputs = inputs_of(operator)
+    if operator == "softmax_dropout":
+        inputs |= {"p": 0.0, "mask": torch.randn(3, 10)}
+    run = ops.softmax_dropout if operator == "softmax_dropout" else OPERATORS[operator].ours
+    wanted = first(run(**inputs))
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(first(run(**inputs | {name: Wrapped(value)})), wanted)
+    leaves = {k: v.requires_grad_() for k, v in inputs.items() if isinstance(v, torch.Tensor)}
+    y = first(run(**inputs | leaves))
+    dy = torch.randn(y.shape)
+    plain, found = (torch.autograd.grad(y, list(leaves.values()), g, retain_graph=True) for g in (dy, Wrapped(dy)))
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
 
 
 @pytest.mark.parametrize("operator", NAMES)
