@@ -92,7 +92,7 @@ def _scores(  # type: ignore[no-untyped-def]
             kept = added != 0
             scores = tl.where(kept, scores, float("-inf"))
         else:
-            scores += added.to(tl.float32)
+            scores = scores + added.to(tl.float32)
         if not EVEN:
             scores = tl.where(column < N, scores, float("-inf"))
     return scores, kept
