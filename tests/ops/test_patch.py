@@ -1,6 +1,7 @@
 """Which modules ``patch`` takes, what it leaves and why, and that a model is the same before, meanwhile and after."""
 
 import copy
+import functools
 import io
 import pickle
 
@@ -316,6 +317,36 @@ def test_a_class_that_was_exchanged_since_is_named():
     with pytest.raises(RuntimeError, match=r"patch\.undo: the class of 1 was exchanged since; undo in the opposite"):
         patched.undo()
     assert type(model[0]).__name__ == "FusedSiLU"  # nothing was put back
+
+
+def hooked_as_by_accelerate(module):
+    """What ``accelerate.hooks.add_hook_to_module`` does to a module; returns what undoes it."""
+    module._old_forward = module.forward
+    module.forward = functools.update_wrapper(
+        functools.partial(lambda self, *args: self._old_forward(*args), module), module._old_forward
+    )
+
+    def remove():
+        module.forward = module._old_forward
+        del module._old_forward
+
+    return remove
+
+
+def test_a_forward_that_an_instance_was_given_since_is_named():
+    model = nn.Sequential(nn.SiLU(), nn.RMSNorm(8))
+    patched = patch(model)
+    remove = hooked_as_by_accelerate(model[1])
+    x = torch.randn(2, 8)
+    expected = model(x)
+    with pytest.raises(RuntimeError, match=r"patch\.undo: 1 was given a forward of its own since.*opposite order"):
+        patched.undo()
+    assert type(model[0]).__name__ == "FusedSiLU"  # nothing was put back
+    remove()
+    patched.undo()
+    assert [type(m) for m in model] == [nn.SiLU, nn.RMSNorm]
+    assert "forward" not in vars(model[1]), "it would be the fused one"
+    assert torch.equal(model(x), expected)
 
 
 def test_members_of_a_pair_are_themselves_elsewhere():

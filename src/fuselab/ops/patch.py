@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import cast
 
 from torch import nn
 
@@ -108,7 +109,7 @@ def _decide_by_name(module: nn.Module) -> _Decision | str | None:
         return "other_rms_norm", norm, f"rms_norm, casting {norm[0]!r}"
     if gate is not None:
         words = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu, approximate 'tanh'"}
-        return "gated", (gate,), words[gate]
+        return "gated", (gate, cast(Hashable, type(module.act_fn))), words[gate]
     if silu:
         return "silu", (), "silu"
     if name.endswith("RMSNorm"):
@@ -128,6 +129,11 @@ def _why_alone(module: nn.LayerNorm, fused: set[int]) -> str | None:
     return "no nn.GELU comes right after it in an nn.Sequential"
 
 
+def _has_bound(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether an instance holds the fused forward that it has anyway: what accelerate leaves when its hook goes."""
+    return getattr(vars(module).get("forward"), "__func__", None) is cls.forward
+
+
 @dataclass
 class Patch:
     """What ``patch`` did; ``undo`` or the end of a ``with`` block puts everything back."""
@@ -142,7 +148,8 @@ class Patch:
         """Give every module the class it had; a second time it does nothing.
 
         Raises:
-            RuntimeError: somebody exchanged a module's class since (FSDP's ``fully_shard`` does): undo that first.
+            RuntimeError: somebody exchanged a module's class since (FSDP's ``fully_shard`` does), or gave it a forward
+                of its own (accelerate's hooks, ``module.forward = torch.compile(module.forward)``): undo that first.
                 Nothing was put back.
         """
         changed = [name or "the model itself" for name, module, cls in self._modules if type(module) is not cls]
@@ -150,6 +157,15 @@ class Patch:
             raise RuntimeError(
                 f"patch.undo: the class of {', '.join(changed[:3])} was exchanged since; undo in the opposite order"
             )
+        bound = [module for _, module, cls in self._modules if _has_bound(module, cls)]
+        given = [name or "the model itself" for name, module, _ in self._modules if "forward" in vars(module)]
+        if len(given) > len(bound):
+            raise RuntimeError(
+                f"patch.undo: {', '.join(given[:3])} was given a forward of its own since, which calls the fused one; "
+                "undo in the opposite order"
+            )
+        for module in bound:
+            del module.forward
         for _, module, cls in self._modules:
             module.__class__ = cls.__mro__[1]
         self._modules.clear()

@@ -88,9 +88,10 @@ def _torch_rms_norm(self: Any, x: Tensor) -> Any:
     return rms_norm(_autocast("rms_norm", x), self.weight, eps, "none")
 
 
-def _other_rms_norm(casting: Any, eps: float) -> Callable[..., Any]:
+def _other_rms_norm(casting: Any, eps_name: str) -> Callable[..., Any]:
     def forward(self: Any, x: Tensor) -> Any:
-        if not _taken(x) or x.shape[-1:] != self.weight.shape:
+        eps = getattr(self, eps_name)  # of now: it may be another one since
+        if not _taken(x) or x.shape[-1:] != self.weight.shape or type(eps) is not float:
             return _as_before(self, x)
         return rms_norm(x, self.weight, eps, casting)
 
@@ -102,13 +103,14 @@ def _silu(self: nn.Module, x: Tensor) -> Any:
     return silu(x) if _taken(x) and x.is_contiguous() else _as_before(self, x)
 
 
-def _gated(gate: str) -> Callable[..., Any]:
+def _gated(gate: str, activation: type[nn.Module]) -> Callable[..., Any]:
     def forward(self: Any, x: Any) -> Any:
-        if not _taken(x) or _has_hooks(self.act_fn) or _has_global_hooks():
+        act_fn = self.act_fn  # of now: it may be another one since
+        if not _taken(x) or not isinstance(act_fn, activation) or _has_hooks(act_fn) or _has_global_hooks():
             return _as_before(self, x)
         a, b = self.gate_proj(x), self.up_proj(x)
         if not _taken(a) or not _taken(b) or a.shape != b.shape:
-            return self.down_proj(self.act_fn(a) * b)
+            return self.down_proj(act_fn(a) * b)
         if gate == "silu":
             return self.down_proj(swiglu(a, b))
         return self.down_proj(geglu(a, b, "tanh" if gate == "gelu_tanh" else "none"))
@@ -155,7 +157,8 @@ def class_with(base: type[nn.Module], kind: str, *choices: Hashable) -> type[nn.
 
     Args:
         base: the class that a module has.
-        kind: ``rms_norm``, ``other_rms_norm`` (casting, eps), ``silu``, ``gated`` (activation) or ``sequential``.
+        kind: ``rms_norm``, ``other_rms_norm`` (casting, name of eps), ``silu``, ``gated`` (activation, its class) or
+            ``sequential``.
         choices: what the kind needs to know.
     """
     return _class_with(cast(Hashable, base), kind, *choices)

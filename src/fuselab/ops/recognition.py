@@ -47,10 +47,10 @@ def own_forward_of(module: nn.Module) -> bool:
     return "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__
 
 
-def rms_norm_of(module: nn.Module) -> tuple[Casting, float] | None:
-    """Casting order and eps of a module whose class is named ...RMSNorm and is one by its forward; else None.
+def rms_norm_of(module: nn.Module) -> tuple[Casting, str] | None:
+    """Casting order of a module whose class is named ...RMSNorm and is one by its forward, and the name of its eps.
 
-    It has to have one parameter, a weight of one axis, and neither buffers nor children.
+    None for another. It has to have one parameter, a weight of one axis, and neither buffers nor children.
     """
     cls = type(module)
     weight = module._parameters.get("weight")
@@ -61,9 +61,9 @@ def rms_norm_of(module: nn.Module) -> tuple[Casting, float] | None:
     said = _expression(cls)
     for casting, form in _RMS_NORMS.items():
         for eps in _EPS:
-            value = getattr(module, eps, None)
-            if isinstance(value, float) and any(said == _plain(form.format(x=x, eps=eps)) for x in _FLOAT32):
-                return casting, value
+            known = isinstance(getattr(module, eps, None), float)
+            if known and any(said == _plain(form.format(x=x, eps=eps)) for x in _FLOAT32):
+                return casting, eps
     return None
 
 

@@ -105,6 +105,26 @@ def test_casting_of_mixed_dtypes(casting, calls):
     assert calls == ["rms_norm"]
 
 
+def test_what_is_set_later_counts(calls):
+    for norm in (LlamaRMSNorm(16), patched_models.GemmaRMSNorm(16), nn.RMSNorm(16)):
+        name = "variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps"
+        patch(norm)
+        x = torch.randn(5, 16) / 4
+        before = norm(x)
+        setattr(norm, name, 0.5)
+        found = norm(x)
+        assert not torch.allclose(found, before, rtol=0.1)
+        torch.testing.assert_close(found, type(norm).__mro__[1].forward(norm, x))
+    mlp = randomised(LlamaMLP(16, 16))
+    patched = patch(mlp)
+    mlp(x)
+    assert calls == ["rms_norm"] * 6 + ["swiglu"]
+    mlp.act_fn = nn.Tanh()
+    found = mlp(x)
+    patched.undo()
+    assert torch.equal(found, mlp(x))
+
+
 # Calls that are made as before.
 
 
