@@ -310,6 +310,20 @@ def test_a_shared_module_is_swapped_once():
     assert type(norm) is nn.RMSNorm
 
 
+def test_an_activation_that_is_shared_and_patched_already():
+    """Layer by layer: the second MLP is taken as the first was, and stays when the first is undone."""
+    act_fn = nn.SiLU()
+    first, second = LlamaMLP(8, 8, act_fn), LlamaMLP(8, 8, act_fn)
+    patched = patch(first)
+    again = patch(second)
+    assert again.swapped == (Swapped("", "LlamaMLP", "swiglu"),)
+    assert again.left == (Left("act_fn", "SiLU", "it is patched already"),)
+    patched.undo()
+    assert type(second).__name__ == "FusedLlamaMLP"
+    again.undo()
+    assert type(second) is LlamaMLP
+
+
 def test_a_class_that_was_exchanged_since_is_named():
     model = nn.Sequential(nn.SiLU(), nn.RMSNorm(8))
     patched = patch(model)

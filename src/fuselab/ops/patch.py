@@ -31,8 +31,8 @@ from typing import cast
 
 from torch import nn
 
-from fuselab.ops.patched_forwards import class_with, original_class, pairs_of
-from fuselab.ops.recognition import gate_of, has_own_forward, own_forward_of, rms_norm_of, silu_of
+from fuselab.ops.patched_forwards import class_with, pairs_of
+from fuselab.ops.recognition import gate_of, has_own_forward, original_class, own_forward_of, rms_norm_of, silu_of
 
 __all__ = ["Left", "Patch", "Swapped", "patch"]
 
@@ -109,7 +109,8 @@ def _decide_by_name(module: nn.Module) -> _Decision | str | None:
         return "other_rms_norm", norm, f"rms_norm, casting {norm[0]!r}"
     if gate is not None:
         words = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu, approximate 'tanh'"}
-        return "gated", (gate, cast(Hashable, type(module.act_fn))), words[gate]
+        act_fn = cast(nn.Module, module.act_fn)
+        return "gated", (gate, cast(Hashable, original_class(act_fn) or type(act_fn))), words[gate]
     if silu:
         return "silu", (), "silu"
     if name.endswith("RMSNorm"):

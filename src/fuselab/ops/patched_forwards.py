@@ -20,11 +20,11 @@ from fuselab.ops.geglu import geglu
 from fuselab.ops.inputs import DTYPES
 from fuselab.ops.launch import INTERPRETED
 from fuselab.ops.layer_norm_gelu import layer_norm_gelu
-from fuselab.ops.recognition import has_own_forward
+from fuselab.ops.recognition import ORIGINAL, has_own_forward
 from fuselab.ops.rms_norm import rms_norm
 from fuselab.ops.silu import silu, swiglu
 
-__all__ = ["class_with", "original_class", "pairs_of"]
+__all__ = ["class_with", "pairs_of"]
 
 _DEFAULT_EPS = torch.finfo(torch.float32).eps
 """What torch's RMSNorm takes for eps=None, whatever the dtype of the input."""
@@ -173,7 +173,7 @@ def _class_with(base: Any, kind: str, *choices: Hashable) -> type[nn.Module]:
 
     namespace = {
         "forward": forward, "__reduce_ex__": reduce, "__module__": __name__, "__doc__": f"{base.__name__}, fused.",
-        "_fuselab_original": base,
+        ORIGINAL: base,
     }  # fmt: skip
     return type(f"Fused{base.__name__}", (base,), namespace)
 
@@ -191,11 +191,6 @@ def _restored(base: type[nn.Module], kind: str, *choices: Any) -> nn.Module:
     """An empty instance of an exchanged class, for copy and pickle."""
     cls = class_with(base, kind, *choices)
     return cls.__new__(cls)
-
-
-def original_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class that a patched module had, or None."""
-    return cast("type[nn.Module] | None", vars(type(module)).get("_fuselab_original"))
 
 
 def pairs_of(module: nn.Sequential) -> list[tuple[nn.Module, nn.Module]]:

@@ -19,7 +19,20 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import nn
 
-__all__ = ["Casting", "Gate", "gate_of", "has_own_forward", "own_forward_of", "rms_norm_of", "silu_of"]
+__all__ = [
+    "ORIGINAL",
+    "Casting",
+    "Gate",
+    "gate_of",
+    "has_own_forward",
+    "original_class",
+    "own_forward_of",
+    "rms_norm_of",
+    "silu_of",
+]
+
+ORIGINAL = "_fuselab_original"
+"""Where a patched module's class keeps the one that it had."""
 
 Casting = Literal["llama", "gemma", "none"]
 Gate = Literal["silu", "gelu", "gelu_tanh"]
@@ -34,6 +47,11 @@ _FLOAT32 = ("x.to(torch.float32)", "x.float()")
 _EPS = ("variance_epsilon", "eps")
 _MLP = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
 _PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
+
+def original_class(module: nn.Module) -> type[nn.Module] | None:
+    """The class that a patched module had, or None."""
+    return cast("type[nn.Module] | None", vars(type(module)).get(ORIGINAL))
 
 
 def has_own_forward(module: nn.Module, base: type[nn.Module]) -> bool:
@@ -84,7 +102,13 @@ def gate_of(module: nn.Module) -> Gate | None:
 
 
 def silu_of(module: nn.Module) -> bool:
-    """Whether a module is SiLU that leaves its input alone: nn.SiLU, or transformers' ``SiLUActivation``."""
+    """Whether a module is SiLU that leaves its input alone: nn.SiLU, or transformers' ``SiLUActivation``.
+
+    Or one of these that is patched already, as one that several MLPs share.
+    """
+    original = original_class(module)
+    if original is not None and not own_forward_of(module):
+        return original.__name__ == "SiLUActivation" or issubclass(original, nn.SiLU)
     if isinstance(module, nn.SiLU):
         return not has_own_forward(module, nn.SiLU) and not module.inplace
     return _is_activation(module, ("SiLUActivation",), ("nn.functional.silu(x)", "F.silu(x)"))

@@ -125,6 +125,19 @@ def test_what_is_set_later_counts(calls):
     assert torch.equal(found, mlp(x))
 
 
+def test_an_activation_that_two_mlps_share(calls):
+    act_fn = nn.SiLU()
+    first, second = LlamaMLP(8, 8, act_fn), LlamaMLP(8, 8, act_fn)
+    patched = patch(first)
+    patch(second)
+    x = torch.randn(2, 8)
+    second(x)
+    patched.undo()  # of the activation, too
+    second(x)
+    first(x)
+    assert calls == ["swiglu"] * 2
+
+
 # Calls that are made as before.
 
 
