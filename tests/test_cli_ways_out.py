@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
+from fuselab.capture.chain import Chain, ChainGraph, ChainKernel, ChainLine
 from fuselab.cli import app, main
 from fuselab.experiment import load_registry
 from fuselab.records import Artifact, Direction, Environment, Kernel, RunMetadata, RunStatus, Stage
@@ -18,50 +21,48 @@ from fuselab.report.catalogue import catalogue_view
 from fuselab.store import create_run
 from fuselab.targets import TARGETS
 
+NAME = "cpp_fused_silu_0"
+
 
 @pytest.fixture
 def captured_run(tmp_path: Path) -> Path:
-    """A run with one kernel, of which the assembly was saved and the PTX was not."""
+    """A run whose forward and backward have one kernel each of one name; the assembly was saved, the PTX was not."""
+    kernels, artifacts = [], []
+    for direction in Direction:
+        place: dict[str, Any] = {"variant": "compile", "workload": "w", "direction": direction}
+        kernel_id = f"compile/w/{direction.value}/{NAME}"
+        source, assembly = f"kernels/{kernel_id}/kernel.cpp", f"kernels/{kernel_id}/assembly"
+        kernels.append(
+            Kernel(
+                kernel_id=kernel_id, name=NAME, backend="cpp", file_path=source, size_bytes=1, created_at="", **place
+            )
+        )
+        artifacts += [
+            Artifact(stage=stage, kernel_id=kernel_id, path=path, absent="" if path else "CPU target", **place)
+            for stage, path in ((Stage.CPP, source), (Stage.ASSEMBLY, assembly), (Stage.PTX, None))
+        ]
     metadata = RunMetadata(
         id="",
         experiment="silu",
         description="SiLU",
         status=RunStatus.RUNNING,
         created_at="",
-        kernels=[
-            Kernel(
-                kernel_id="k",
-                name="cpp_fused_silu_0",
-                backend="cpp",
-                variant="compile",
-                workload="w",
-                direction=Direction.FORWARD,
-                file_path="kernels/k/kernel.cpp",
-                size_bytes=1,
-                created_at="2026-01-01T00:00:00Z",
-            )
-        ],
-        artifacts=[
-            Artifact(
-                stage=Stage.ASSEMBLY,
-                variant="compile",
-                workload="w",
-                direction=Direction.FORWARD,
-                kernel_id="k",
-                path="kernels/k/kernel.s",
-            ),
-            Artifact(
-                stage=Stage.PTX,
-                variant="compile",
-                workload="w",
-                direction=Direction.FORWARD,
-                kernel_id="k",
-                absent="CPU target",
-            ),
-        ],
+        kernels=kernels,
+        artifacts=artifacts,
     )
     run = create_run(tmp_path / "runs", metadata, Environment(device="CPU test", device_type="cpu"))
     run.finish(RunStatus.COMPLETE, {})
+    for kernel in kernels:
+        folder = run.path / "kernels" / kernel.kernel_id
+        folder.mkdir(parents=True)
+        (folder / "kernel.cpp").write_text("auto first = x;\nauto second = first;\n")
+        (folder / "assembly").write_text("vmovups\n")
+        lines = [ChainLine(line=n, kind="compute", nodes=[]) for n in (1, 2)]
+        linked = ChainKernel(kernel_id=kernel.kernel_id, name=NAME, backend="cpp", lines=lines)
+        chain = Chain(direction=kernel.direction.value, graphs=[ChainGraph(number=0, kernels=[linked])])
+        graphs = run.path / "graphs" / "compile" / "w" / kernel.direction.value
+        graphs.mkdir(parents=True)
+        (graphs / "chain.json").write_bytes(msgspec.json.encode(chain))
     return run.path
 
 
@@ -90,10 +91,30 @@ def test_a_stage_without_its_kernel_is_refused(captured_run: Path, capfd: pytest
 def test_a_stage_that_is_absent_names_those_that_are_there(
     captured_run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["show", str(captured_run), "--kernel", "cpp_fused_silu_0", "--stage", "ptx"]) == 2
+    assert main(["show", str(captured_run), "--kernel", NAME, "--stage", "ptx"]) == 2
     said = " ".join(capfd.readouterr().err.split())
     assert "has no ptx: CPU target" in said
-    assert "hint: it has assembly" in said
+    assert "hint: it has cpp, assembly" in said
+
+
+def test_a_line_of_the_stage_that_is_the_source(captured_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(captured_run), "--kernel", NAME, "--line", "2"]) == 0
+    expected = capfd.readouterr().out
+    assert main(["show", str(captured_run), "--kernel", NAME, "--stage", "cpp", "--line", "2"]) == 0
+    assert capfd.readouterr().out == expected
+    assert main(["show", str(captured_run), "--kernel", NAME, "--stage", "assembly", "--line", "1"]) == 2
+    assert "the lines of assembly are not mapped" in capfd.readouterr().err
+
+
+def test_a_name_of_several_kernels_says_which_is_shown(captured_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(captured_run), "--kernel", NAME]) == 0
+    said = capfd.readouterr()
+    assert f"// compile/w/forward/{NAME}" in said.out
+    assert f"the other: compile/w/backward/{NAME}" in " ".join(said.err.split())
+    assert main(["show", str(captured_run), "--kernel", f"compile/w/backward/{NAME}"]) == 0
+    said = capfd.readouterr()
+    assert f"// compile/w/backward/{NAME}" in said.out
+    assert said.err == ""
 
 
 @pytest.mark.parametrize("words", [["--jobs", "0"], ["--deadline", "0"], ["--budget", "-1"]])

@@ -35,6 +35,7 @@ __all__ = [
     "kernel_card",
     "kernel_line",
     "kernel_text",
+    "kernels_named",
     "load_run",
     "resume_runs",
     "run",
@@ -215,22 +216,29 @@ def resume_runs(
             return carry_out(work, environment, crew, settings, watcher)
 
 
+def kernels_named(run: Run, name: str) -> list[Kernel]:
+    """Kernels of a run by id or name, else those whose id has the name in it: one or more, in the order of the run.
+
+    Raises:
+        UnknownNameError: no such kernel; names the nearest match.
+    """
+    kernels = run.metadata().kernels
+    found = [k for k in kernels if name in (k.kernel_id, k.name)] or [k for k in kernels if name in k.kernel_id]
+    if not found:
+        raise UnknownNameError("kernel", name, {k.name for k in kernels})
+    return found
+
+
 def kernel_text(run: Run, name: str, stage: str | None = None) -> tuple[Kernel, str]:
     """A kernel of a run by id or name, and the text of its source or of another stage.
 
     Raises:
         UnknownNameError: no such kernel, or no such stage; names the nearest match.
     """
-    metadata = run.metadata()
-    found = [k for k in metadata.kernels if name in (k.kernel_id, k.name)] or [
-        k for k in metadata.kernels if name in k.kernel_id
-    ]
-    if not found:
-        raise UnknownNameError("kernel", name, {k.name for k in metadata.kernels})
-    kernel = found[0]
+    kernel = kernels_named(run, name)[0]
     if stage is None:
         return kernel, run.read_text(kernel.file_path)
-    artifacts = {a.stage.value: a for a in metadata.artifacts if a.kernel_id == kernel.kernel_id}
+    artifacts = {a.stage.value: a for a in run.metadata().artifacts if a.kernel_id == kernel.kernel_id}
     if stage not in artifacts:
         raise UnknownNameError("stage", stage, artifacts)
     artifact = artifacts[stage]
@@ -275,8 +283,8 @@ def kernel_line(run: Run, name: str, line: int, stage: str | None = None) -> Lin
     found = msgspec.json.decode(encoded, type=Chain).kernel(kernel.kernel_id)
     if found is None or not found[1].lines:
         raise UsageError(f"{kernel.name} is a call of a library: there are no lines of it to follow")
-    if stage is not None:
-        kernel_text(run, name, stage)  # says which stages there are
+    if stage is not None and kernel_text(run, name, stage)[1] == text:  # says which stages there are
+        stage = None  # `cpp` or `triton`: the source by its other name
     texts = {"": text} | {s: kernel_text(run, name, s)[1] for s in found[1].came_from}
     return line_view(*found, line, stage, texts)
 

@@ -11,6 +11,7 @@ import torch
 
 from fuselab.errors import ArgumentSpecError, FuselabError, UnknownNameError, UsageError
 from fuselab.experiments.user import experiment_from, experiment_of_callable
+from fuselab.experiments.user_arguments import bind
 from fuselab.records import Direction, Traffic
 
 MINE = '''
@@ -604,3 +605,15 @@ def test_inputs_of_this_process():
     assert "<" not in experiment.name
     inputs = experiment.make_inputs(workload_of(experiment), "cpu")
     assert call(experiment, inputs).tolist() == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "example"),
+    [("tl.constexpr", "BLOCK=1024"), ("int", "BLOCK=3"), ("torch.Tensor", "BLOCK=bf16[4096,1024]")],
+)
+def test_the_example_of_a_missing_argument_is_of_its_kind(annotation, example):
+    scope = {}
+    exec(f"from __future__ import annotations\ndef f(BLOCK: {annotation}): return BLOCK", scope)
+    with pytest.raises(ArgumentSpecError) as caught:
+        bind(scope["f"], [], lambda spec: spec, what="f")
+    assert caught.value.hint == f"add --arg '{example}'"

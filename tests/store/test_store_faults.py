@@ -357,3 +357,12 @@ def _judge(root: Path, log: str) -> None:
             assert run.measurements()[-1].variant == "resumed"
             assert run.metadata().status is RunStatus.COMPLETE
             assert len(run.metadata().kernels) == 1
+
+
+@pytest.mark.parametrize("name", [".", "there"])
+def test_a_directory_is_no_file_to_replace(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(StoreError, match="cannot write"):
+        write_atomically(Path(name), b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]

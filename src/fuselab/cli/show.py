@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fuselab.cli.app import Json, Out, app, print_json
+from fuselab.cli.app import Json, Out, app, escaped, print_json, words
 from fuselab.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
+    from fuselab.store import Run
     from fuselab.sweep.record import Sweep
+
+_IDS = 4
+"""Kernels of one name whose ids are told."""
 
 
 @app.command("list-runs")
@@ -67,6 +71,8 @@ def show(
         raise UsageError(
             f"--stage {stage} is a stage of a kernel", hint="name one with --kernel; `fuselab show RUN` lists them"
         )
+    if kernel is not None:
+        _say_which(run, kernel)
     if kernel is not None and line is not None:
         from fuselab.api import kernel_line
         from fuselab.report.chain import render_line
@@ -90,6 +96,21 @@ def show(
         print_json(run_document([outcome]))
     else:
         console.print(run_view(outcome.metadata, outcome.environment, outcome.measurements))
+
+
+def _say_which(run: Run, name: str) -> None:
+    """A kernel's name is often that of another workload's or direction's as well: the first is shown."""
+    from fuselab.api import kernels_named
+
+    first, *others = kernels_named(run, name)
+    if others:
+        ids = ", ".join(escaped(k.kernel_id) for k in others[:_IDS])
+        more = f" and {len(others) - _IDS} more" if len(others) > _IDS else ""
+        words.print(
+            f"{len(others) + 1} kernels are named so; shown is {escaped(first.kernel_id)}, the"
+            f" other{'s' if len(others) > 1 else ''}: {ids}{more}",
+            highlight=False,
+        )
 
 
 def _sweep_of(name: str, out: Path) -> Sweep | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fuselab.errors import ArgumentSpecError, UsageError
 from fuselab.experiment import Inputs
 from fuselab.experiments.arguments import ArgumentSpec, TensorSpec
+from fuselab.experiments.user_source import Parameter
 from fuselab.records import DTYPES
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ def bind(
             continue
         if parameter.name not in values:
             if parameter.default is parameter.empty:
+                annotation = getattr(parameter.annotation, "__name__", str(parameter.annotation))
+                example = Parameter(parameter.name, required=True, annotation=annotation).example
                 raise ArgumentSpecError(
-                    f"{what} needs {parameter.name!r}, and no --arg gives it",
-                    hint=f"add --arg '{parameter.name}=bf16[4096,1024]'",
+                    f"{what} needs {parameter.name!r}, and no --arg gives it", hint=f"add --arg '{example}'"
                 )
             by_position = False
         elif by_position and parameter.kind is not parameter.KEYWORD_ONLY:

@@ -37,8 +37,8 @@ class Parameter:
     @property
     def example(self) -> str:
         """An ``--arg`` that might fit, from the annotation."""
-        by_annotation = {"int": "3", "float": "1e-5", "bool": "true", "str": "tanh"}
-        return f"{self.name}={by_annotation.get(self.annotation, 'bf16[4096,1024]')}"
+        by_annotation = {"int": "3", "float": "1e-5", "bool": "true", "str": "tanh", "constexpr": "1024"}
+        return f"{self.name}={by_annotation.get(self.annotation.rpartition('.')[2], 'bf16[4096,1024]')}"
 
 
 @dataclass(frozen=True)

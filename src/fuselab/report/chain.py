@@ -83,6 +83,10 @@ def line_view(
         UsageError: there is no such line, or nothing is recorded for it; the hint names the nearest that has something.
     """
     source = texts[""].splitlines()
+    table = kernel.came_from.get(stage or "", {})
+    if stage is not None and stage not in kernel.came_from:
+        why = kernel.absent.get(stage, "there are no location records of it")
+        raise UsageError(f"{kernel.name}: the lines of {stage} are not mapped: {why}")
     shown = source if stage is None else texts.get(stage, "").splitlines()
     if not 1 <= line <= len(shown):
         raise UsageError(f"{kernel.name}: {stage or 'the source'} has {len(shown)} lines, not {line}")
@@ -92,10 +96,6 @@ def line_view(
         if not wanted or not _belongs(line, wanted[0], by_line, source):
             raise _nothing(kernel, "the source", line, sorted(by_line))
     else:
-        table = kernel.came_from.get(stage)
-        if table is None:
-            why = kernel.absent.get(stage, "there are no location records of it")
-            raise UsageError(f"{kernel.name}: the lines of {stage} are not mapped: {why}")
         wanted = list(table.get(line, ()))
         if not wanted:
             raise _nothing(kernel, stage, line, sorted(table))

@@ -102,7 +102,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         StoreError: the disk refused; the old file stands.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     with naming("write", path):
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
