@@ -12,6 +12,12 @@ from fuselab.ops import patched_forwards
 from fuselab.ops.patch import patch
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same models and inputs in every run: of few numbers an error is now and then three times another's."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Names of the operators that patched modules call."""
