@@ -64,6 +64,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     monkeypatch.setattr(compiler, "try_cpp", lambda: described.cpp)
     monkeypatch.setattr(compiler, "try_headers", lambda: described.c)
     monkeypatch.setattr(checks.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(checks, "_ROUTES", tmp_path / "no-such-list")
     for name in [*checks.CHANGING, "CUDA_VISIBLE_DEVICES"]:
         monkeypatch.delenv(name, raising=False)
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME"):
@@ -221,6 +222,27 @@ def test_a_read_only_runs_directory_stops_the_main_job(machine: Machine) -> None
 def test_disk_space(free: int, status: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
     assert _line(checks.checks(), "runs directory").status.value == status
+
+
+@pytest.mark.parametrize(
+    ("four", "six", "told"),
+    [
+        ("", None, True),
+        ("", "00 00 00 00 00 00 00 00 00 lo\n", True),
+        ("eth0\t00000000\t010200C0\n", None, False),
+        ("", "00 00 00 00 00 00 00 00 00 lo\n00 00 00 00 00 00 00 00 00 eth0\n", False),
+    ],
+)
+def test_a_machine_without_a_network_is_told_how_to_install(
+    four: str, six: str | None, told: bool, machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "route").write_text(f"Iface\tDestination\tGateway\n{four}")
+    if six is not None:
+        (tmp_path / "ipv6_route").write_text(six)
+    monkeypatch.setattr(checks, "_ROUTES", tmp_path / "route")
+    monkeypatch.setattr(checks, "_ROUTES_6", tmp_path / "ipv6_route")
+    found = [check for check in checks.checks() if check.name == "network"]
+    assert [(check.status, "--no-index" in check.remedy) for check in found] == [(CheckStatus.WARNING, True)] * told
 
 
 def test_checking_leaves_nothing_behind(machine: Machine, tmp_path: Path) -> None:

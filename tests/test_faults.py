@@ -185,6 +185,13 @@ FAULTS = {
         "sweep/test_sweep_conduct.py::test_fault_29_mixed_models_need_a_word_of_the_plan",
     ]),
     30: ("machines that lack something", [
+        "test_faults_environment.py::test_fault_30_no_gpu",
+        "test_faults_environment.py::test_fault_30_no_triton",
+        "test_faults_environment.py::test_fault_30_no_compiler",
+        "test_faults_environment.py::test_fault_30_an_old_driver",
+        "test_faults_environment.py::test_fault_30_an_unsupported_torch",
+        "test_faults_environment.py::test_fault_30_no_passwd_entry",
+        "test_faults_environment.py::test_fault_30_no_network",
         "test_device.py::test_the_record_needs_neither_home_nor_a_passwd_entry",
         "test_checks.py::test_a_planted_absence_is_named_with_its_remedy",
         "test_checks.py::test_the_real_checks_on_a_machine_with_nothing",

@@ -82,6 +82,7 @@ def checks(runs_root: Path | None = None) -> list[Check]:
         ("C compiler", _c),
         ("caches", _caches),
         ("runs directory", lambda: _runs_root(root)),
+        ("network", _network),
         ("variables", _variables),
         ("peers", _peers),
     )
@@ -406,6 +407,25 @@ def _runs_root(root: Path) -> list[Check]:
     if free < SPACE_WANTED:
         return [_warning("runs directory", detail, "free some space, or pass --out DIR elsewhere")]
     return [_ok("runs directory", detail)]
+
+
+def _network() -> list[Check]:
+    """A line where the system says that nothing leads out of this machine; nothing is sent to find out."""
+    try:
+        devices = {line.split()[0] for line in _ROUTES.read_text(encoding="ascii").splitlines()[1:]}
+        if _ROUTES_6.exists():  # the device comes last there, and there is no heading
+            devices |= {line.split()[-1] for line in _ROUTES_6.read_text(encoding="ascii").splitlines()}
+    except OSError:  # not Linux, or not to be read: then nothing is known
+        return []
+    if devices - {"lo"}:
+        return []
+    detail = "none: fuselab fetches nothing and works without; what installs something has to bring it along"
+    remedy = f"{Path(sys.executable).name} -m pip install --no-index --find-links DIRECTORY NAME"
+    return [_warning("network", detail, remedy)]
+
+
+_ROUTES, _ROUTES_6 = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
+"""Routes of this process's network namespace, as Linux lists them."""
 
 
 def _variables() -> list[Check]:

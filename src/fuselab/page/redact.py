@@ -69,7 +69,7 @@ def redactor(names: Iterable[str] = ()) -> Callable[[str], str]:
         >>> redactor(["ada"])("ada ran /home/ada/work/train.py:3 on ada@gpu7.example.org, see docs/a.md")
         '… ran …/train.py:3 on …, see docs/a.md'
     """
-    own = [*names, socket.gethostname(), socket.gethostname().partition(".")[0], _user(), Path.home().name]
+    own = [*names, socket.gethostname(), socket.gethostname().partition(".")[0], _user(), _home()]
     words = sorted({w for w in own if len(w) >= _SHORTEST and w.lower() not in _COMMON}, key=len, reverse=True)
     named = (
         re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, words))})(?![A-Za-z0-9])", re.I) if words else None
@@ -132,6 +132,13 @@ def _field(name: str, value: Any, redact: Callable[[str], str], keep: frozenset[
     if name in _TABLES and isinstance(value, dict):
         return {redact(key): redact(item) for key, item in value.items()}
     return _changed(value, redact, keep)
+
+
+def _home() -> str:
+    try:
+        return Path.home().name
+    except RuntimeError:  # neither HOME nor an entry for the user
+        return ""
 
 
 def _user() -> str:
