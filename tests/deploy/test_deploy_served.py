@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
 import types
+import weakref
 
 import pytest
 import torch
@@ -363,6 +365,23 @@ def test_with_the_real_client():
     text = client.generate_latest(registry).decode()
     assert 'fuselab_calls_total{model="double"} 1.0' in text
     assert 'fuselab_fallbacks_total{model="double"} 0.0' in text
+
+
+def test_several_models_share_a_registry_and_none_is_kept_alive():
+    client = pytest.importorskip("prometheus_client")
+    registry = client.CollectorRegistry(auto_describe=True)  # as the default one
+    one, two, again = (CompiledModel(double, [(torch.ones(3),)], name=name) for name in ("one", "two", "two"))
+    assert one.expose(registry) is two.expose(registry) is again.expose(registry)
+    for model in (one, two, two, again):
+        model(torch.ones(3))
+    text = client.generate_latest(registry).decode()
+    assert 'fuselab_calls_total{model="one"} 1.0' in text
+    assert 'fuselab_calls_total{model="two"} 3.0' in text
+    alive = weakref.ref(one)
+    del one, model
+    gc.collect()
+    assert alive() is None
+    assert 'model="one"' not in client.generate_latest(registry).decode()
 
 
 def test_without_the_client_the_command_is_named(monkeypatch):
