@@ -22,6 +22,7 @@ from patched_models import (
 )
 from torch import nn
 
+from fuselab import ops
 from fuselab.ops.patch import Left, Patch, Swapped, patch
 
 
@@ -236,6 +237,11 @@ class LlamaRMSNorm(torch.nn.Module):
     module = scope["LlamaRMSNorm"]()
     module.weight = nn.Parameter(torch.ones(8))
     assert patch(module).left == (Left("", "LlamaRMSNorm", UNKNOWN_NORM),)
+
+
+def test_modules_of_the_package_are_neither_swapped_nor_left():
+    patched = patch(nn.ModuleList([ops.RMSNorm(8), ops.AddRMSNorm(8), ops.LayerNormGELU(8), ops.SiLU(), ops.SwiGLU()]))
+    assert (patched.swapped, patched.left) == ((), ())
 
 
 def test_not_a_module():

@@ -33,6 +33,7 @@ from torch import nn
 
 from fuselab.ops.patched_forwards import class_with, pairs_of
 from fuselab.ops.recognition import gate_of, has_own_forward, original_class, own_forward_of, rms_norm_of, silu_of
+from fuselab.ops.rms_norm import RMSNorm
 
 __all__ = ["Left", "Patch", "Swapped", "patch"]
 
@@ -74,6 +75,8 @@ def _decide(module: nn.Module) -> _Decision | str | None:
         return _decide_silu(module)
     if isinstance(module, nn.Sequential):
         return _decide_sequential(module)
+    if isinstance(module, RMSNorm):  # ours, which calls the operator anyway
+        return None
     return _decide_by_name(module)
 
 
