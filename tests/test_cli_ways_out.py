@@ -117,6 +117,12 @@ def test_a_name_of_several_kernels_says_which_is_shown(captured_run: Path, capfd
     assert said.err == ""
 
 
+@pytest.mark.parametrize("command", ["run", "inspect", "diagnose"])
+def test_a_process_needs_some_time(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "rms_norm", "--deadline", "0"]) == 2
+    assert "--deadline" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["--jobs", "0"], ["--deadline", "0"], ["--budget", "-1"]])
 def test_what_no_run_can_be_carried_out_with_is_refused(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 from planting import PLANTED, marked_line
 
 from fuselab.cli import main
@@ -111,6 +112,14 @@ def test_the_command_line_in_json_strict_and_without_torch(tmp_path):
     jsonschema.validate(document, json_schema())
     assert [f["cause"] for f in document["findings"] if f["kind"] == "graph break"] == ["print", "item", "log"]
     assert document["counts"]["graph_breaks"] == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_exits_with_2_and_the_way_out(capfd):
+    assert main(["diagnose", f"{EXAMPLES / 'graph_breaks.py'}:normalised_step", "--device", "cuda"]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "--device cpu runs without a GPU" in said.err
 
 
 def test_usage_errors_exit_with_2(capfd, monkeypatch, tmp_path):

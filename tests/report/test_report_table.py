@@ -246,6 +246,8 @@ def test_a_reason_that_its_row_cuts_stands_below(width: int) -> None:
 
 
 def test_a_reason_that_its_row_has_whole_is_not_told_twice() -> None:
+    hinted = failed("short", Status.ERROR, "p=2 is no p\n  hint: a number from 0 to 1, for example --option p=0.1")
+    assert shown([*a_run(), hinted]).count("p=2 is no p") == 1
     assert shown([*a_run(), failed("short", Status.ERROR, "ValueError: p")]).count("ValueError: p") == 1
 
 

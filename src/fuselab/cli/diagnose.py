@@ -42,7 +42,7 @@ def diagnose(
     ] = None,
     device: Annotated[str, typer.Option(envvar="FUSELAB_DEVICE", help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(envvar="FUSELAB_SEED", help="Seed of parameters and inputs.")] = 0,
-    deadline: Annotated[float, typer.Option(help="Seconds after which a process is given up.")] = 600.0,
+    deadline: Annotated[float, typer.Option(min=1, help="Seconds after which a process is given up.")] = 600.0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 when there is a graph break or a recompilation.")
     ] = False,

@@ -37,9 +37,9 @@ def inspect(
     ] = None,
     seed: Annotated[int, typer.Option(envvar="FUSELAB_SEED", help="Seed of module construction.")] = 0,
     jobs: Annotated[
-        int | None, typer.Option(help="Processes beside each other: as many as cores.", show_default=False)
+        int | None, typer.Option(min=1, help="Processes beside each other: as many as cores.", show_default=False)
     ] = None,
-    deadline: Annotated[float, typer.Option(help="Seconds after which a process is given up.")] = 900.0,
+    deadline: Annotated[float, typer.Option(min=1, help="Seconds after which a process is given up.")] = 900.0,
     check: Annotated[
         bool,
         typer.Option(

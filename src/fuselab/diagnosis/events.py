@@ -132,7 +132,7 @@ class FailedEvent(Event, frozen=True, kw_only=True, tag="failed"):
     place: Frame | None = None
     """The user's line."""
     usage: bool = False
-    """Whether the user asked for something that is not there (an ``UsageError``)."""
+    """Whether the user asked for something that is not there (a ``UsageError``) or cannot be had (``SetupError``)."""
     hint: str = ""
     """The way out, for a usage error."""
 

@@ -27,7 +27,7 @@ from fuselab.diagnosis.listener import Listener, frame_from
 from fuselab.diagnosis.overlay import overlaid
 from fuselab.diagnosis.records import CallChange, Frame
 from fuselab.diagnosis.streams import Vary, parse_vary, varied
-from fuselab.errors import UsageError
+from fuselab.errors import SetupError, UsageError
 from fuselab.experiment import Experiment, Inputs
 from fuselab.experiments.user import experiment_from
 from fuselab.records import Status, Workload
@@ -55,7 +55,7 @@ def observe(request: ObserveRequest, say: Say) -> None:
     try:
         with overlaid(request.overlay):
             _observe(request, say, enter)
-    except UsageError as error:
+    except (UsageError, SetupError) as error:
         say(FailedEvent(status=Status.ERROR, reason=error.message, usage=True, hint=error.hint or ""))
     except MemoryError as error:
         say(FailedEvent(status=Status.OUT_OF_MEMORY, reason=str(error) or "MemoryError"))

@@ -328,7 +328,8 @@ def _footnotes(cell: Measurement) -> list[str]:
     """What is said below the table: warnings, and a reason for failing that is too long for its row."""
     if cell.status is Status.UNAVAILABLE:
         return []
-    long = cell.status not in (Status.OK, Status.CHECKED) and len(cell.reason.strip()) > _LONG_REASON
+    shown = one_line(cell.reason, _FOOTNOTE_LENGTH)  # without the hint below it
+    long = cell.status not in (Status.OK, Status.CHECKED) and len(shown) > _LONG_REASON
     return [*([cell.reason] if long else []), *cell.warnings]
 
 
