@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import io
 import pickle
 
@@ -277,6 +278,31 @@ def test_the_model_is_left_as_it_was():
     model.train()
     assert described(model) == before
     assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.RMSNorm(8),
+        nn.SiLU(),
+        SiLUActivation(),
+        LlamaRMSNorm(8),
+        GemmaRMSNorm(8),
+        LlamaMLP(8, 8),
+        nn.Sequential(nn.LayerNorm(8), nn.GELU()),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_the_input_has_the_name_that_it_had(module):
+    signature = inspect.signature(module.forward)
+    (name,) = signature.parameters
+    x = torch.randn(2, 8)
+    expected = module(x)
+    with patch(module) as patched:
+        assert patched.swapped
+        assert list(inspect.signature(module.forward).parameters) == [name]
+        assert torch.equal(module(**{name: x}), expected)
+        assert torch.equal(module(x), expected)
 
 
 def test_undoing_twice_and_leaving_a_block():

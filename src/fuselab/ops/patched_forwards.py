@@ -7,7 +7,9 @@ the class had.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
+import types
 from collections.abc import Callable, Hashable
 from typing import Any, cast
 
@@ -166,7 +168,7 @@ def class_with(base: type[nn.Module], kind: str, *choices: Hashable) -> type[nn.
 
 @functools.cache
 def _class_with(base: Any, kind: str, *choices: Hashable) -> type[nn.Module]:
-    forward = _KINDS[kind](*choices)
+    forward = _named_as(_KINDS[kind](*choices), base.forward)
 
     def reduce(self: nn.Module, _protocol: Any) -> Any:
         return _restored, (base, kind, *choices), vars(self)
@@ -176,6 +178,16 @@ def _class_with(base: Any, kind: str, *choices: Hashable) -> type[nn.Module]:
         ORIGINAL: base,
     }  # fmt: skip
     return type(f"Fused{base.__name__}", (base,), namespace)
+
+
+def _named_as(forward: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """``forward``, of one input ``x``, with the name that this has in the forward before: it may be given by name."""
+    code = cast(types.FunctionType, forward).__code__
+    names = list(inspect.signature(original).parameters)[1:]
+    if len(names) != 1 or names[0] in code.co_varnames + code.co_freevars:
+        return forward
+    renamed = code.replace(co_varnames=tuple(names[0] if name == "x" else name for name in code.co_varnames))
+    return types.FunctionType(renamed, forward.__globals__, forward.__name__, None, forward.__closure__)
 
 
 _KINDS: dict[str, Callable[..., Callable[..., Any]]] = {
