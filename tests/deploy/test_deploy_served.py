@@ -226,6 +226,37 @@ def test_zeros_do_not_pass_for_an_answer(monkeypatch):
     assert model.counters["mismatches"] == 1
 
 
+def test_a_module_that_cannot_be_copied_is_compared_with_eager_alone():
+    class Locked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lock = threading.Lock()
+
+        def forward(self, x):
+            return x * 2
+
+    model = CompiledModel(Locked().eval(), [(torch.ones(64),)], compare=1.0)
+    x = torch.randn(64)
+    assert torch.equal(model(x), x * 2)
+    counted(model, calls=1, compared=1)
+
+
+def test_a_call_that_cannot_be_compared_has_its_answer(monkeypatch, caplog):
+    def out_of_memory(*_arguments, **_settings):
+        raise torch.OutOfMemoryError("no room for float64")
+
+    model = CompiledModel(double, [(torch.ones(64),)], compare=1.0)
+    monkeypatch.setattr(served, "judge", out_of_memory)
+    x = torch.randn(64)
+    with caplog.at_level(logging.WARNING, "fuselab.deploy"):
+        for _ in range(2):
+            assert torch.equal(model(x), x * 2)
+    counted(model, calls=2)
+    (line,) = said(caplog)
+    assert "could not be compared" in line
+    assert "no room for float64" in line
+
+
 def test_a_mismatch_can_send_the_call_to_eager(monkeypatch):
     monkeypatch.setattr(served, "compiled", lambda m, _: torch.compile(m, backend=wrong_backend, dynamic=False))
     model = CompiledModel(double, [(torch.ones(64),)], compare=1.0, on_mismatch="eager")

@@ -139,12 +139,15 @@ def in_float64(
     backward: bool = False,
     witness: Mapping[str, Any] | None = None,
 ) -> Answers | None:
-    """Answers of a reference on widened inputs, a module's parameters widened, too; None where it refuses float64."""
-    if isinstance(reference, torch.nn.Module):
-        reference = copy.deepcopy(reference).double()
+    """Answers of a reference on widened inputs, a module's parameters widened, too.
+
+    None where it refuses float64, or is a module that cannot be copied (one that holds a lock).
+    """
     wide = inputs.map(widen)
     wide = Inputs(wide.args, {**wide.kwargs, **(witness or {})}, names=wide.names)
     try:
+        if isinstance(reference, torch.nn.Module):
+            reference = copy.deepcopy(reference).double()
         return answer(reference, wide, backward=backward, grad_outputs=answers.grad_outputs)
     except (RuntimeError, TypeError, NotImplementedError, ValueError, UsageError):
         return None  # eager itself is the reference then, and the floor the bound

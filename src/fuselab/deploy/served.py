@@ -61,6 +61,8 @@ class _Route:
     """Why it is answered by eager: a compilation that failed, or a mismatch."""
     told: bool = False
     """Whether a mismatch was logged."""
+    told_why_not: bool = False
+    """Whether it was logged that a call could not be compared."""
 
 
 class CompiledModel:
@@ -355,10 +357,17 @@ class CompiledModel:
         """The answer to a compared call, after it was held against eager's by the gate's bound."""
         model = self._model
         assert model is not None  # noqa: S101 - comparing without a model is refused when it is set up
-        eager = answer(model, inputs.map(copied), backward=False)
-        truths = in_float64(model, inputs, eager)
-        got = Answers(result, {name: t.detach() for name, t in named_outputs(result)})
-        wrong = [check for check in judge(got, eager, truths, inputs) if not check.correct]
+        try:
+            eager = answer(model, inputs.map(copied), backward=False)
+            truths = in_float64(model, inputs, eager)
+            got = Answers(result, {name: t.detach() for name, t in named_outputs(result)})
+            wrong = [check for check in judge(got, eager, truths, inputs) if not check.correct]
+        except Exception as error:  # noqa: BLE001 - out of memory, most often; the answer is there all the same
+            with self._lock:
+                first, route.told_why_not = not route.told_why_not, True
+            if first:
+                log.warning("%s: a call on %s could not be compared: %r", self.name, describe(inputs), error)
+            return result
         self._count("compared")
         if not wrong:
             return result
