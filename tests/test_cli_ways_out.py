@@ -133,6 +133,26 @@ def test_what_no_run_can_be_carried_out_with_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_commands_that_are_named_find_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FUSELAB_OUT", raising=False)
+    assert main(["list-runs", "--out", "my runs"]) == 0
+    assert "fuselab run --out 'my runs'" in capfd.readouterr().out
+    environment = Environment(device="CPU test", device_type="cpu")
+    metadata = RunMetadata(id="", experiment="silu", description="", status=RunStatus.RUNNING, created_at="")
+    run = create_run(tmp_path / "my runs", metadata, environment)
+    run.finish(RunStatus.INTERRUPTED, {})
+    assert main(["list-runs", "--out", "my runs"]) == 0
+    expected = f"  fuselab run --resume silu/{run.path.name} --out 'my runs'"
+    assert expected in capfd.readouterr().out.splitlines()
+    for elsewhere in ("elsewhere", "my runs"):
+        monkeypatch.setenv("FUSELAB_OUT", elsewhere)
+        assert main(["list-runs", *(["--out", "my runs"] if elsewhere == "elsewhere" else [])]) == 0
+        assert ("--out" in capfd.readouterr().out) is (elsewhere == "elsewhere")
+
+
 def test_an_empty_patch_is_explained(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def double(x):\n    return x * 2\n")

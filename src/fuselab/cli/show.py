@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +31,8 @@ def list_runs(out: Out = Path("runs"), as_json: Json = False) -> None:
     if as_json:
         print_json({"runs": summaries, "rejected": rejected})
     else:
-        Console().print(runs_table(summaries, rejected))
+        known = out == Path("runs") or str(out) == os.environ.get("FUSELAB_OUT")
+        Console().print(runs_table(summaries, rejected, "" if known else f"--out {shlex.quote(str(out))}"))
 
 
 @app.command()

@@ -43,10 +43,16 @@ _TEXT_LEXERS = (
 )
 
 
-def runs_table(summaries: Sequence[RunSummary], rejected: Sequence[Rejected]) -> RenderableType:
-    """The runs below a root, the newest first; below them what was set aside and why."""
+def runs_table(summaries: Sequence[RunSummary], rejected: Sequence[Rejected], options: str = "") -> RenderableType:
+    """The runs below a root, the newest first; below them what was set aside and why.
+
+    Args:
+        summaries, rejected: from ``store.list_runs``.
+        options: what the commands that are named need to find this root, ``--out DIRECTORY``.
+    """
+    more = f" {printable(options)}" if options else ""
     if not summaries and not rejected:
-        return Text("no runs here; make one: fuselab run", style="yellow")
+        return Text(f"no runs here; make one: fuselab run{more}", style="yellow")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("run", no_wrap=True)
     table.add_column("status", no_wrap=True)
@@ -69,7 +75,8 @@ def runs_table(summaries: Sequence[RunSummary], rejected: Sequence[Rejected]) ->
     unfinished = [run for run in summaries if run.status in (RunStatus.INTERRUPTED, RunStatus.FAILED)]
     if unfinished:
         name = printable(unfinished[0].id) if len(unfinished) == 1 else "all"
-        parts.append(Text(f"to go on where it stopped: fuselab run --resume {name}", "dim"))
+        end = "\n  " if more else " "  # a command that is wrapped cannot be copied
+        parts.append(Text(f"to go on where it stopped:{end}fuselab run --resume {name}{more}", "dim"))
     parts += [
         Text(f"set aside: {printable(r.path)}: {one_line(r.reason, _REASON)}", "yellow", overflow="fold")
         for r in rejected
