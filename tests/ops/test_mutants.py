@@ -54,6 +54,7 @@ def judge(found):
             assert each["killed_by"] != mutation.BROKEN, f"cannot be imported: {named}: {each['how']}"
 
 
+@pytest.mark.timeout(1300)  # four minutes on two idle cores, all of it in the fixture
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_one_mutant_of_each_mutation(some, operator):
     judge(some[operator])
@@ -64,6 +65,7 @@ def test_one_mutant_of_each_mutation(some, operator):
 
 @pytest.mark.slow
 @pytest.mark.skipif("FUSELAB_ALL_MUTANTS" not in os.environ, reason="takes minutes: set FUSELAB_ALL_MUTANTS=1")
+@pytest.mark.timeout(1300)
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_all_other_mutants(rest, operator):
     judge(rest[operator])

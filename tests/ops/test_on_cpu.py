@@ -147,3 +147,25 @@ def test_dropout_is_torchs_own():
     assert torch.equal(ops.softmax_dropout(x, 0.25, training=False), torch.softmax(x, -1))
     assert torch.equal(ops.softmax_dropout(x, 0.0, dim=0), torch.softmax(x, 0))
     assert not ops.softmax_dropout(x, 1.0).any()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        lambda device: ops.RMSNorm(8, device=device),
+        lambda device: ops.RMSNorm(8, casting="gemma", device=device),
+        lambda device: ops.AddRMSNorm(8, device=device),
+        lambda device: ops.LayerNormGELU(8, device=device),
+        lambda device: ops.LayerNormGELU(8, bias=False, device=device),
+    ],
+    ids=["rms_norm", "gemma", "add_rms_norm", "layer_norm_gelu", "no bias"],
+)
+def test_a_module_from_the_meta_device_begins_as_one_made_here(module):
+    built = module("meta").to_empty(device="cpu")
+    for parameter in built.parameters():
+        parameter.data.fill_(torch.nan)
+    built.reset_parameters()
+    here = module("cpu").state_dict()
+    assert here.keys() == built.state_dict().keys()
+    assert all(torch.equal(here[name], value) for name, value in built.state_dict().items())
+    assert all(parameter.requires_grad for parameter in built.parameters())

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.bound import BoundLaunches
 from fuselab.ops.flat import BLOCK, launch_flat
 from fuselab.ops.inputs import check_tensors, check_untransformed, rows
+from fuselab.ops.internals import in_forward_mode
 from fuselab.ops.launch import empty
 
 __all__ = [
@@ -203,7 +203,7 @@ def differentiate_gate(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients for autograd, from a context that saved a and b."""
     a, b = ctx.saved_tensors
-    if not (torch.is_grad_enabled() or forward_ad._current_level >= 0):
+    if not (torch.is_grad_enabled() or in_forward_mode()):
         da, db = run(a, b, dy)
         return da, None if b is None else db
     with torch.no_grad():

@@ -12,7 +12,6 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 import triton
 import triton.language as tl
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from fuselab.ops.flat import in_rows, load, offsets, store
 from fuselab.ops.gate import (
@@ -29,7 +28,7 @@ from fuselab.ops.gate import (
 )
 from fuselab.ops.gelu import gelu, gelu_derivative
 from fuselab.ops.inputs import check_choice, check_untransformed, compute_dtype, is_plain, needs_grad, on_cpu
-from fuselab.ops.internals import applied
+from fuselab.ops.internals import applied, in_forward_mode
 from fuselab.ops.launch import operator, wrap_triton
 
 __all__ = ["GEGLU", "geglu", "geglu_reference"]
@@ -178,7 +177,7 @@ def geglu(a: Tensor, b: Tensor | None = None, approximate: Approximate = "none")
         tensor([  8.4134, 195.4500], dtype=torch.float64)
     """
     check_choice("geglu", "approximate", approximate, _APPROXIMATIONS)
-    if is_plain(a, b) and a.is_cuda and forward_ad._current_level < 0:
+    if is_plain(a, b) and a.is_cuda and not in_forward_mode():
         if needs_grad(a, b):
             y: Tensor = _apply_geglu(a, b, approximate)
             return y

@@ -28,8 +28,10 @@ __all__ = [
     "current_device",
     "current_raw_stream",
     "host_generator",
+    "in_forward_mode",
     "is_transformed",
     "transformed_error",
+    "untransformed",
     "watched",
 ]
 
@@ -72,11 +74,22 @@ _WRAPPERS = ("is_batchedtensor", "is_gradtrackingtensor")
 _wrappers = [getattr(getattr(torch._C, "_functorch", None), name, None) for name in _WRAPPERS]
 
 
+_levels_are_known = hasattr(forward_ad, "_current_level")
+
+
+def in_forward_mode() -> bool:
+    """Whether a level of forward-mode differentiation is open, so that tensors can have tangents.
+
+    True where it cannot be known: calls then go the longer way, on which each tensor is looked at.
+    """
+    return not _levels_are_known or forward_ad._current_level >= 0
+
+
 def is_transformed(tensor: Tensor) -> bool:
     """Whether a transform of ``torch.func`` or forward-mode differentiation has more of a tensor than its numbers."""
     if any(is_wrapped is not None and is_wrapped(tensor) for is_wrapped in _wrappers):
         return True
-    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
+    return in_forward_mode() and forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def applied(operator: str, function: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -102,14 +115,14 @@ def applied(operator: str, function: type[torch.autograd.Function]) -> Callable[
 _generators_have_offsets = all(hasattr(torch.Generator, name) for name in ("get_offset", "set_offset", "initial_seed"))
 
 
-def _untransformed() -> bool:
-    # Nothing is transformed by torch.func; False where that cannot be known.
+def untransformed() -> bool:
+    """Whether nothing is transformed by ``torch.func``; False where that cannot be known."""
     return _transforms_active is not None and not _transforms_active()
 
 
 def captured() -> bool:
     """Whether the current stream is captured in a CUDA graph, and nothing is transformed by ``torch.func``."""
-    return _untransformed() and torch.cuda.is_current_stream_capturing()
+    return untransformed() and torch.cuda.is_current_stream_capturing()
 
 
 def host_generator(index: int) -> torch.Generator | None:
@@ -122,7 +135,7 @@ def host_generator(index: int) -> torch.Generator | None:
         not _generators_have_offsets
         or current_device is None
         or current_device() != index
-        or not _untransformed()
+        or not untransformed()
         or torch.cuda.is_current_stream_capturing()
     ):
         return None

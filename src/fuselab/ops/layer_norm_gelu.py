@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from fuselab.ops.autograd import refuse_second_derivative
@@ -28,7 +27,7 @@ from fuselab.ops.inputs import (
     needs_grad,
     on_cpu,
 )
-from fuselab.ops.internals import applied
+from fuselab.ops.internals import applied, in_forward_mode
 from fuselab.ops.launch import operator, wrap_triton
 from fuselab.ops.layer_norm_gelu_backward import (
     _layer_norm_gelu_backward_columns_kernel,
@@ -115,7 +114,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 def _differentiate(run: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
     x, weight, bias, mean, rstd = ctx.saved_tensors
     _, weight_grad, bias_grad, *_ = ctx.needs_input_grad
-    twice = torch.is_grad_enabled() or forward_ad._current_level >= 0
+    twice = torch.is_grad_enabled() or in_forward_mode()
     with torch.no_grad() if twice else nullcontext():
         dx, dweight, dbias = run(x, weight, bias, mean, rstd, dy, ctx.approximate, weight_grad or bias_grad)
     dweight, dbias = dweight if weight_grad else None, dbias if bias_grad else None
@@ -254,8 +253,15 @@ class LayerNormGELU(nn.Module):
         check_choice("LayerNormGELU", "approximate", approximate, _APPROXIMATIONS)
         self.eps = eps
         self.approximate: Approximate = approximate
-        self.weight = nn.Parameter(torch.ones(width, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(width, device=device, dtype=dtype)) if bias else None
+        self.weight = nn.Parameter(torch.empty(width, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(width, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Make weight and bias what they were at first, as FSDP has to after a start on the meta device."""
+        nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of x and apply GELU; see ``layer_norm_gelu``."""

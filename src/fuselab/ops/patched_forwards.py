@@ -15,11 +15,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as module_state
 
 from fuselab.ops.geglu import geglu
 from fuselab.ops.inputs import DTYPES
+from fuselab.ops.internals import in_forward_mode, untransformed
 from fuselab.ops.launch import INTERPRETED
 from fuselab.ops.layer_norm_gelu import layer_norm_gelu
 from fuselab.ops.recognition import ORIGINAL, has_own_forward
@@ -40,7 +40,7 @@ def _taken(x: Any) -> bool:
         return False
     if torch.compiler.is_compiling():
         return True
-    return not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
+    return untransformed() and not in_forward_mode()
 
 
 @functools.cache

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from fuselab.ops import launch as launches
 from fuselab.ops.bound import bind
+from fuselab.ops.internals import in_forward_mode
 
 __all__ = ["Replays", "form_of"]
 
@@ -50,7 +50,7 @@ def form_of(*tensors: Tensor | None) -> tuple[Hashable, ...] | None:
     Shape, dtype, device and whether it is contiguous, one after the other, for each; None for an input left out. In
     forward-mode differentiation any of them can have a tangent, and none is an ordinary one.
     """
-    if forward_ad._current_level >= 0:
+    if in_forward_mode():
         return None
     form: list[Hashable] = []
     for tensor in tensors:

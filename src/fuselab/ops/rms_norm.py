@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from fuselab.ops.autograd import refuse_second_derivative
@@ -29,7 +28,7 @@ from fuselab.ops.inputs import (
     needs_grad,
     on_cpu,
 )
-from fuselab.ops.internals import applied
+from fuselab.ops.internals import applied, in_forward_mode
 from fuselab.ops.launch import operator, wrap_triton
 from fuselab.ops.replay import Replays, form_of
 from fuselab.ops.rms_norm_few_rows import _rms_norm_backward_few_rows_kernel
@@ -120,7 +119,7 @@ def _differentiate(
     dx: Tensor | None = dtotal
     dweight: Tensor | None = None
     dresidual: Tensor | None = None
-    twice = torch.is_grad_enabled() or forward_ad._current_level >= 0
+    twice = torch.is_grad_enabled() or in_forward_mode()
     with torch.no_grad() if twice else nullcontext():
         if dy is not None:
             dx, dweight = run(x, weight, rstd, dy, dtotal, ctx.casting, weight_grad)
@@ -274,8 +273,12 @@ class RMSNorm(nn.Module):
         check_choice(type(self).__name__, "casting", casting, _CASTINGS)
         self.eps = eps
         self.casting: Casting = casting
-        initial = torch.zeros if casting == "gemma" else torch.ones
-        self.weight = nn.Parameter(initial(width, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(width, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Make the weight what it was at first, as FSDP has to after a start on the meta device."""
+        nn.init.constant_(self.weight, 0.0 if self.casting == "gemma" else 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of x; see ``rms_norm``."""

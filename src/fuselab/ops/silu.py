@@ -11,7 +11,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor, empty_like, is_grad_enabled, nn
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
@@ -31,7 +30,7 @@ from fuselab.ops.gate import (
     halves,
 )
 from fuselab.ops.inputs import check_tensors, check_untransformed, compute_dtype, is_plain, needs_grad, on_cpu
-from fuselab.ops.internals import applied
+from fuselab.ops.internals import applied, in_forward_mode
 from fuselab.ops.launch import operator, wrap_triton
 
 __all__ = ["SiLU", "SwiGLU", "silu", "silu_reference", "swiglu", "swiglu_reference"]
@@ -183,7 +182,7 @@ def _eager_backward(x: Tensor, dy: Tensor) -> Tensor:
 
 def _differentiate_silu(run: Any, ctx: Any, dy: Tensor) -> Tensor | None:
     (x,) = ctx.saved_tensors
-    if not (is_grad_enabled() or forward_ad._current_level >= 0):
+    if not (is_grad_enabled() or in_forward_mode()):
         dx: Tensor = run(x, dy)
         return dx
     with torch.no_grad():
@@ -253,7 +252,7 @@ def silu(x: Tensor) -> Tensor:
     """
     # The shortest way on the host, written out: the form is known, the kernel bound.
     kind = type(x)
-    if (kind is Tensor or kind is Parameter) and not is_compiling() and forward_ad._current_level < 0:
+    if (kind is Tensor or kind is Parameter) and not is_compiling() and not in_forward_mode():
         count = x.numel()
         repeat = _FORWARD.get((x.dtype, x.get_device(), count % BLOCK and count))
         if repeat is not None and x.is_contiguous():
@@ -298,7 +297,7 @@ def swiglu(a: Tensor, b: Tensor | None = None) -> Tensor:
         >>> swiglu_reference(torch.tensor([1.0, 2.0, 10.0, 100.0], dtype=torch.float64))
         tensor([  7.3106, 176.1594], dtype=torch.float64)
     """
-    if is_plain(a, b) and a.is_cuda and forward_ad._current_level < 0:
+    if is_plain(a, b) and a.is_cuda and not in_forward_mode():
         if needs_grad(a, b):
             y: Tensor = _apply_swiglu(a, b)
             return y

@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 import triton
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.inputs import check_tensors, check_untransformed, compute_dtype, is_plain, needs_grad, on_cpu, rows
-from fuselab.ops.internals import applied
+from fuselab.ops.internals import applied, in_forward_mode
 from fuselab.ops.launch import INTERPRETED, Tile, launch, operator, takes_registers, wrap_triton
 from fuselab.ops.philox import check_probability, dropout_arguments
 from fuselab.ops.philox_key import NO_KEY, Key, draw
@@ -263,7 +262,7 @@ def _differentiate(run: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, None,
     p, scale = ctx.options
     mask_grad = ctx.needs_input_grad[2]
     dmask: Tensor | None = None
-    twice = torch.is_grad_enabled() or forward_ad._current_level >= 0
+    twice = torch.is_grad_enabled() or in_forward_mode()
     with torch.no_grad() if twice else nullcontext():
         dx: Tensor | None = run(x, seed, mask, peak, reciprocal, dy, p, scale, mask_grad)
         if mask_grad and dx is not None:

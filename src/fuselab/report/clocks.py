@@ -29,9 +29,9 @@ _COLUMNS = {
 def clocks_view(measurements: Sequence[Measurement]) -> Group | None:
     """Medians by clock, and forward with backward against the sum of the two; None where nothing was timed.
 
-    On a GPU: device time under graph replay, the sum of kernel times and of the gaps between them as CUPTI
-    reports them, what a user waits for in an
-    eager loop, the host's time of issuing a call. On a CPU host and device are one, and the wall clock is the only one.
+    On a GPU: device time under graph replay, the sum of kernel times and of the gaps between them as CUPTI reports
+    them, what a user waits for in an eager loop, the host's time of issuing a call. On a CPU host and device are one,
+    and the wall clock is the only one.
     """
     timed = [m for m in measurements if m.status is Status.OK and m.samples]
     clocks = [clock for clock in _COLUMNS if any(_samples(m, clock) for m in timed)]
