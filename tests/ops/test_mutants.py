@@ -54,6 +54,7 @@ def judge(found):
             assert each["killed_by"] != mutation.BROKEN, f"cannot be imported: {named}: {each['how']}"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1300)  # four minutes on two idle cores, all of it in the fixture
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_one_mutant_of_each_mutation(some, operator):
