@@ -23,8 +23,8 @@ from fuselab.ops.launch import (
 __all__ = ["backward", "backward_outputs", "forward", "forward_outputs"]
 
 _FORWARD_WIDEST = 16384
-# Rows of 16-bit numbers that are wider than the first and at most the second are kept packed: 64 elements a thread.
-_PACKED_FROM, _PACKED_WIDEST, _PACKED_COLUMNS, _PACKED_REGISTERS = 2048, 32768, 2048, 64
+# Rows of 16-bit numbers that are wider than the first and at most the second are kept packed.
+_PACKED_FROM, _PACKED_WIDEST = 1024, 32768
 # The backward holds x, dy, the next rows of both, weight, bias and two partial sums: more columns than this spill.
 _BACKWARD_WIDEST = 8192
 # Columns of a tile in rows wider than that: of the forward, and of both kernels of the backward.
@@ -78,6 +78,31 @@ _BACKWARD_TILES = {
 _BACKWARD_TILES_FLOAT32 = {**_BACKWARD_TILES, 256: _Tile(8, 4, programs=4, registers=128)}
 
 
+class _PackedTile(NamedTuple):
+    """How a packed row is spread over threads."""
+
+    parts: int
+    """Groups of eight neighbours that a thread has."""
+    registers: int
+
+
+# The more elements a thread has, the fewer share a row's sums, and the longer a program takes: for one that is alone on
+# its multiprocessor too long, and so the fewest elements are not packed at all. Elements of all rows, up to which:
+_NOT_PACKED, _LITTLE_PACKED = 2**21, 2**24
+_LITTLE, _MUCH = _PackedTile(parts=4, registers=40), _PackedTile(parts=8, registers=64)
+
+
+def _packed_tile(x: Tensor, N: int) -> _PackedTile | None:
+    # A mask that may end within a word takes the compiler minutes.
+    if not _PACKED_FROM < N <= _PACKED_WIDEST or x.element_size() != 2 or N % 8:
+        return None
+    # Of a symbolic number it is not asked for: a compiled graph would hold for the answer only.
+    count = x.numel()
+    if N > _FORWARD_WIDEST or not isinstance(count, int) or count > _LITTLE_PACKED:
+        return _MUCH
+    return _LITTLE if count > _NOT_PACKED else None
+
+
 def _tile(tiles: dict[int, _Tile], width: int) -> tuple[_Tile, int]:
     # The tile for a width, and the columns that it spans.
     block_n = max(triton.next_power_of_2(width), 16)
@@ -113,11 +138,11 @@ def forward(
     affine = x_MN if weight is None else weight.contiguous(), x_MN if bias is None else bias.contiguous()
     pointers = x_MN, *affine, y, mean, rstd
     flags = _flags(x, weight, bias, approximate)
-    # A mask that may end within a word takes the compiler minutes.
-    if _PACKED_FROM < N <= _PACKED_WIDEST and x.element_size() == 2 and N % 8 == 0:
+    packed = _packed_tile(x, N)
+    if packed is not None:
         block_n = triton.next_power_of_2(N)
-        sizes = {"PARTS": 8, "BLOCK_N": block_n, "num_warps": block_n // _PACKED_COLUMNS}
-        limits = _limits(kernels[2], _PACKED_REGISTERS, x.device)
+        sizes = {"PARTS": packed.parts, "BLOCK_N": block_n, "num_warps": block_n // (256 * packed.parts)}
+        limits = _limits(kernels[2], packed.registers, x.device)
         launch(kernels[2], (M,), x.device, *pointers, x_MN.stride(0), M, N, eps, **flags, **sizes, **limits)
         return y, mean, rstd
     flags["ASSEMBLY"] = _assembly(x.device)

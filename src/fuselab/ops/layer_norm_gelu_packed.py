@@ -1,6 +1,8 @@
 """The forward kernel of LayerNorm + GELU for wide rows of 16-bit numbers: read once and kept packed (``packed_rows``).
 
-A row is few warps' own, so that its two sums cost little, and many rows are on a multiprocessor at once.
+A row is few warps' own, so that its sums cost little, and many rows are on a multiprocessor at once. Mean and variance
+come of one pass: each thread has both of its own columns, about the first of them, and they are put together as by
+Chan, Golub and LeVeque (1979).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def _layer_norm_gelu_packed_kernel(  # type: ignore[no-untyped-def]
     PARTS: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # A row a program, unpacked three times: for the mean, for the squared deviations from it, for the result.
+    # A row a program, unpacked twice: for mean and variance, for the result.
     eps = tl.cast(eps, tl.float32)
     EVEN: tl.constexpr = BLOCK_N == N
     WIDTH: tl.constexpr = BLOCK_N // PARTS
@@ -44,18 +46,28 @@ def _layer_norm_gelu_packed_kernel(  # type: ignore[no-untyped-def]
     words = ()
     for part in tl.static_range(PARTS):
         words = words + (load_part(x_ptr, part_columns(part, WIDTH), N, 0.0, EVEN),)  # type: ignore[assignment]  # noqa: RUF005
+    # A thread's deviations are from a number that is one of its own, so their squares' sum is at most as many times the
+    # sum about the mean as it has numbers: what the difference below cancels is a few bits, wherever the row lies.
+    octet = tl.arange(0, 8)[None, None, :]
+    about = tl.sum(tl.where(octet == 0, unpacked(words[0], DTYPE), 0.0), axis=2, keep_dims=True)  # type: ignore[misc]
     total = tl.zeros((1, WIDTH // 8, 1), tl.float32)
+    squares = tl.zeros((1, WIDTH // 8, 1), tl.float32)
+    count = tl.zeros((1, WIDTH // 8, 1), tl.float32)
     for part in tl.static_range(PARTS):
-        total += tl.sum(unpacked(words[part], DTYPE), axis=2, keep_dims=True)
-    mean = tl.sum(total, axis=1, keep_dims=True) * (1.0 / N)
-    nothing = later_zero(mean, M)
-    total = tl.zeros((1, WIDTH // 8, 1), tl.float32)
-    for part in tl.static_range(PARTS):
-        centred = unpacked(words[part] ^ nothing, DTYPE) - mean
+        apart = unpacked(words[part], DTYPE) - about
         if not EVEN:
-            centred = tl.where(part_columns(part, WIDTH) < N, centred, 0.0)
-        total += tl.sum(centred * centred, axis=2, keep_dims=True)
-    rstd = tl.rsqrt(tl.sum(total, axis=1, keep_dims=True) * (1.0 / N) + eps)
+            inside = part_columns(part, WIDTH) < N
+            apart = tl.where(inside, apart, 0.0)
+            count += tl.sum(tl.where(inside, 1.0, 0.0), axis=2, keep_dims=True)
+        total += tl.sum(apart, axis=2, keep_dims=True)
+        squares += tl.sum(apart * apart, axis=2, keep_dims=True)
+    if EVEN:
+        count += 8 * PARTS
+    own = total * (1.0 / tl.maximum(count, 1.0))
+    mean = tl.sum((about + own) * count, axis=1, keep_dims=True) * (1.0 / N)
+    apart = about + own - mean
+    squares = squares - own * total + apart * apart * count
+    rstd = tl.rsqrt(tl.sum(squares, axis=1, keep_dims=True) * (1.0 / N) + eps)
     nothing = later_zero(rstd, M)
     # One multiply-add for a difference and a product: what it rounds away is as much as the mean's own rounding.
     shift = -mean * rstd

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from operator_cases import DTYPES, check
+from operator_cases import DTYPES, PACKED, check, replaced
 
 from fuselab import ops
 from fuselab.ops.launch import recorded
@@ -56,6 +56,13 @@ def test_rows_that_layer_norm_gelu_keeps_packed(width, dtype, other, options):
         check("layer_norm_gelu", shape, dtype, options, other=other, **more)
 
 
+@pytest.fixture(params=PACKED.values(), ids=PACKED)
+def packed(request):
+    with replaced(**request.param):
+        yield
+
+
+@pytest.mark.usefixtures("packed")
 @pytest.mark.parametrize("affine", [(True, False), (False, True), (False, False)])
 def test_packed_rows_without_weight_or_bias(affine):
     x = (torch.randn(3, 3_000, generator=torch.Generator().manual_seed(0)) + 1).half()
@@ -64,15 +71,39 @@ def test_packed_rows_without_weight_or_bias(affine):
     torch.testing.assert_close(ops.layer_norm_gelu(x, weight, bias).double(), expected, rtol=2**-10, atol=1e-6)
 
 
+@pytest.mark.usefixtures("packed")
 @pytest.mark.parametrize("ratio", [30.0, 250.0])
-def test_packed_rows_far_from_zero(ratio):
+@pytest.mark.parametrize("width", [4_096, 5_000])
+def test_packed_rows_far_from_zero(width, ratio):
     """A mean of many standard deviations: nothing cancels but what torch's own mean in float32 rounds away."""
-    x = torch.randn(3, 4_096, generator=torch.Generator().manual_seed(1)) + ratio
+    x = torch.randn(3, width, generator=torch.Generator().manual_seed(1)) + ratio
     x = x.half()
     expected = ops.layer_norm_gelu_reference(x.double(), None, None)
     torch.testing.assert_close(ops.layer_norm_gelu(x, None, None).double(), expected, rtol=2**-10, atol=ratio * 3e-7)
 
 
+@pytest.mark.usefixtures("packed")
+@pytest.mark.parametrize("far", [1e-3, 1.0, 6e4])
+def test_packed_rows_whose_first_numbers_are_far_from_the_others(far):
+    """Deviations are taken from them: however far they are, the others' variance is not lost in the differences."""
+    x = torch.randn(2, 4_096, generator=torch.Generator().manual_seed(3)) * 1e-2
+    x[:, ::8] = far
+    x[1, 8:] = x[1, 8:].roll(3)
+    x = x.half()
+    expected = ops.layer_norm_gelu_reference(x.double(), None, None)
+    torch.testing.assert_close(ops.layer_norm_gelu(x, None, None).double(), expected, rtol=2**-10, atol=1e-6)
+
+
+@pytest.mark.usefixtures("packed")
+@pytest.mark.parametrize("number", [0.0, 1.0, 3.14, 1000.5])
+def test_packed_rows_of_one_number(number):
+    """No variance: what eager makes of eps alone, and no root of something negative."""
+    x = torch.full((2, 3_000), number).half()
+    expected = ops.layer_norm_gelu_reference(x, None, None)
+    torch.testing.assert_close(ops.layer_norm_gelu(x, None, None), expected, rtol=0, atol=abs(number) * 1e-4)
+
+
+@pytest.mark.usefixtures("packed")
 def test_not_a_number_in_packed_rows():
     """What is infinite or NaN in one row makes all of that row NaN and nothing else, as in eager."""
     x = torch.randn(4, 2_056, generator=torch.Generator().manual_seed(2)).bfloat16()
