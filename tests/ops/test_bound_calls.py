@@ -83,8 +83,8 @@ def test_silu(monkeypatch, ordinary, shape):
         assert result.dtype == x.dtype
         assert result.is_contiguous()
     remainder = 0 if count % BLOCK == 0 else count
-    assert SILU._FORWARD.forms == [(x.dtype, -1, remainder)]
-    assert SILU._BACKWARD.forms == [(x.dtype, dy.dtype, -1, remainder)]
+    assert SILU._FORWARD.forms == [(x.dtype, -1, remainder, True)]
+    assert SILU._BACKWARD.forms == [(x.dtype, dy.dtype, -1, remainder, True)]
 
 
 def test_silu_goes_the_ordinary_way(monkeypatch, ordinary):
@@ -111,8 +111,8 @@ def test_pairs(ordinary, module, flags):
     pointers = [[t.data_ptr() for t in some] for some in ((a, b, y), (a, b, dy, da, db))]
     assert bound.calls == [(1, *pointers[0], 48), (1, *pointers[1], 48)]
     assert all(t.shape == a.shape and t.dtype == a.dtype and t.is_contiguous() for t in (y, da, db))
-    assert both.bound_forward.forms == [(*flags.values(), a.dtype, a.dtype, 0, 0, -1, 48)]
-    assert both.bound_backward.forms == [(*flags.values(), a.dtype, a.dtype, a.dtype, 0, 0, -1, 48)]
+    assert both.bound_forward.forms == [(*flags.values(), a.dtype, a.dtype, 0, 0, -1, 48, True)]
+    assert both.bound_backward.forms == [(*flags.values(), a.dtype, a.dtype, a.dtype, 0, 0, -1, 48, True)]
 
 
 def test_packed(ordinary):
@@ -132,7 +132,7 @@ def test_packed_gradients(ordinary, module, flags):
     pointers = [t.data_ptr() for t in (a, a, dy, da, da)]
     assert bound.calls == [(12, *pointers, 12 * 1024)]
     assert da.shape == a.shape
-    assert both.bound_backward.forms == [(*flags.values(), a.dtype, None, dy.dtype, 1024, 1024, -1, 0)]
+    assert both.bound_backward.forms == [(*flags.values(), a.dtype, None, dy.dtype, 1024, 1024, -1, 0, True)]
     for strided_a, strided_dy in ((a[:, :, ::2], dy[:, :, ::2]), (a.transpose(0, 1), dy), (a, dy.transpose(0, 1))):
         with pytest.raises(OrdinaryError):
             module.gate_eager_backward(both, strided_a, None, strided_dy, **flags)
@@ -178,8 +178,8 @@ def test_the_ordinary_way_looks_up_as_well(monkeypatch):
         (bound.calls[1][1], b.data_ptr(), mixed.data_ptr(), 12 * 1024),
     ]
     assert both.bound_forward.forms == [
-        (torch.float32, None, 1024, 3072, None, 0),
-        (torch.float32, torch.bfloat16, 0, 0, None, 0),
+        (torch.float32, None, 1024, 3072, None, 0, True),
+        (torch.float32, torch.bfloat16, 0, 0, None, 0, True),
     ]
 
 

@@ -16,12 +16,15 @@ from triton.runtime.jit import JITFunction
 from fuselab.ops.bound import BoundLaunches
 from fuselab.ops.launch import launch, launch_ordinarily
 
-__all__ = ["BLOCK", "in_rows", "launch_flat", "load", "offsets", "sigmoid", "store"]
+__all__ = ["BLOCK", "FEW", "in_rows", "launch_flat", "load", "offsets", "sigmoid", "store"]
 
 BLOCK = 1024
 """Elements of a program."""
 
-_WARPS = 4
+FEW = 2**20
+"""Elements up to which a program has more warps: what a thread does one after the other is all that is waited for."""
+
+_WARPS, _WARPS_OF_FEW = 4, 8
 _LARGEST_INT32 = 2**31 - 1
 _SPLIT = 2**20
 """Elements from which on an odd number of them is worth a second launch."""
@@ -77,9 +80,9 @@ def launch_flat(
 ) -> None:
     """Launch ``kernel(*pointers, count, EVEN, WIDE, BLOCK)`` over ``count`` elements, and bind it in eager mode.
 
-    What a caller has to look up is ``(*form, index of the device, remainder)``, where the remainder is 0 for a multiple
-    of ``BLOCK`` elements, else how many there are. It is looked up here, too. What is bound has 32-bit offsets: of a
-    packed tensor a caller starts it again for fewer than 2^30 elements only.
+    What a caller has to look up is ``(*form, index of the device, remainder, whether they are at most FEW)``, where the
+    remainder is 0 for a multiple of ``BLOCK`` elements, else how many there are. It is looked up here, too. What is
+    bound has 32-bit offsets: of a packed tensor a caller starts it again for fewer than 2^30 elements only.
     """
     if isinstance(kernel, JITFunction) and count >= _SPLIT and count % 16 and not flags.get("GAP"):
         # A mask that does not end on a multiple of 16 leaves no access of more than one element: half the bandwidth.
@@ -97,16 +100,17 @@ def launch_flat(
     # A packed tensor has twice as many, and rows with a gap between them lie farther apart than they are wide.
     gap = flags.get("GAP")
     wide = not known or max(2 * count, count // flags["N"] * (flags["N"] + gap) if gap else 0) > _LARGEST_INT32
+    warps = _WARPS_OF_FEW if known and count <= FEW else _WARPS
     device = tensors[0].device
     meta = {**flags, "EVEN": even, "WIDE": wide, "BLOCK": BLOCK}
     grid = (triton.cdiv(count, BLOCK),)
     if wide or not isinstance(kernel, JITFunction):
-        launch_ordinarily(kernel, grid, device, *tensors, count, **meta, num_warps=_WARPS)
+        launch_ordinarily(kernel, grid, device, *tensors, count, **meta, num_warps=warps)
         return
-    form = (*form, device.index, count % BLOCK and count)
+    form = (*form, device.index, count % BLOCK and count, count <= FEW)
     repeat = bound.get(form)
     if repeat is not None and repeat(grid[0], *[t.data_ptr() for t in tensors], count):
         return
-    compiled = launch_ordinarily(kernel, grid, device, *tensors, count, **meta, num_warps=_WARPS)
+    compiled = launch_ordinarily(kernel, grid, device, *tensors, count, **meta, num_warps=warps)
     if compiled is not None:
         bound.bind(form, compiled, kernel, device, *tensors, [count], **meta)

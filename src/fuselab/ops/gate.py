@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.bound import BoundLaunches
-from fuselab.ops.flat import BLOCK, launch_flat
+from fuselab.ops.flat import BLOCK, FEW, launch_flat
 from fuselab.ops.inputs import check_tensors, check_untransformed, rows
 from fuselab.ops.internals import in_forward_mode
 from fuselab.ops.launch import empty
@@ -147,7 +147,7 @@ def gate_eager_forward(gate: Gate, a: Tensor, b: Tensor | None, **flags: str) ->
         shape = a.shape
         N = shape[-1] // 2 if shape else 0
         count = a.numel() // 2
-        form = (*flags.values(), a.dtype, None, N, N, a.get_device(), count % BLOCK and count)
+        form = (*flags.values(), a.dtype, None, N, N, a.get_device(), count % BLOCK and count, count <= FEW)
         repeat = gate.bound_forward.get(form)
         if repeat is not None and a.is_contiguous() and shape and shape[-1] == 2 * N and count < _FEWER_PACKED:
             y = a.new_empty((*shape[:-1], N))
@@ -157,7 +157,9 @@ def gate_eager_forward(gate: Gate, a: Tensor, b: Tensor | None, **flags: str) ->
     else:
         count = a.numel()
         dtype, device = a.dtype, a.get_device()
-        repeat = gate.bound_forward.get((*flags.values(), dtype, dtype, 0, 0, device, count % BLOCK and count))
+        repeat = gate.bound_forward.get(
+            (*flags.values(), dtype, dtype, 0, 0, device, count % BLOCK and count, count <= FEW)
+        )
         if (
             repeat is not None
             and b.dtype is dtype
@@ -180,7 +182,7 @@ def gate_eager_backward(gate: Gate, a: Tensor, b: Tensor | None, dy: Tensor, **f
     dtype = a.dtype
     if b is None:
         N = a.shape[-1] // 2
-        form = (*flags.values(), dtype, None, dy.dtype, N, N, a.get_device(), count % BLOCK and count)
+        form = (*flags.values(), dtype, None, dy.dtype, N, N, a.get_device(), count % BLOCK and count, count <= FEW)
         repeat = gate.bound_backward.get(form)
         if repeat is not None and 0 < count < _FEWER_PACKED and a.is_contiguous() and dy.is_contiguous():
             da = torch.empty_like(a)
@@ -188,7 +190,7 @@ def gate_eager_backward(gate: Gate, a: Tensor, b: Tensor | None, dy: Tensor, **f
             if repeat(-(-count // BLOCK), pointer, pointer, dy.data_ptr(), gradient, gradient, count):
                 return da, da  # the second is for nobody
     elif b.dtype is dtype is dy.dtype and count:
-        form = (*flags.values(), dtype, dtype, dtype, 0, 0, a.get_device(), count % BLOCK and count)
+        form = (*flags.values(), dtype, dtype, dtype, 0, 0, a.get_device(), count % BLOCK and count, count <= FEW)
         repeat = gate.bound_backward.get(form)
         if repeat is not None and a.is_contiguous() and b.is_contiguous() and dy.is_contiguous():
             da, db = torch.empty_like(a), torch.empty_like(b)

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from fuselab.ops.autograd import refuse_second_derivative
 from fuselab.ops.bound import BoundLaunches
-from fuselab.ops.flat import BLOCK, in_rows, launch_flat, load, offsets, sigmoid, store
+from fuselab.ops.flat import BLOCK, FEW, in_rows, launch_flat, load, offsets, sigmoid, store
 from fuselab.ops.gate import (
     Gate,
     check_gate,
@@ -162,7 +162,7 @@ def _swiglu_backward_operator(a: Tensor, b: Tensor | None, dy: Tensor) -> tuple[
 
 def _eager_forward(x: Tensor) -> Tensor:
     count = x.numel()
-    repeat = _FORWARD.get((x.dtype, x.get_device(), count % BLOCK and count))
+    repeat = _FORWARD.get((x.dtype, x.get_device(), count % BLOCK and count, count <= FEW))
     if repeat is not None and x.is_contiguous():
         y = empty_like(x)
         if repeat(-(-count // BLOCK), x.data_ptr(), y.data_ptr(), count):
@@ -172,7 +172,7 @@ def _eager_forward(x: Tensor) -> Tensor:
 
 def _eager_backward(x: Tensor, dy: Tensor) -> Tensor:
     count = x.numel()
-    repeat = _BACKWARD.get((x.dtype, dy.dtype, x.get_device(), count % BLOCK and count))
+    repeat = _BACKWARD.get((x.dtype, dy.dtype, x.get_device(), count % BLOCK and count, count <= FEW))
     if repeat is not None and x.is_contiguous() and dy.is_contiguous():
         dx = empty_like(x)
         if repeat(-(-count // BLOCK), x.data_ptr(), dy.data_ptr(), dx.data_ptr(), count):
@@ -254,7 +254,7 @@ def silu(x: Tensor) -> Tensor:
     kind = type(x)
     if (kind is Tensor or kind is Parameter) and not is_compiling() and not in_forward_mode():
         count = x.numel()
-        repeat = _FORWARD.get((x.dtype, x.get_device(), count % BLOCK and count))
+        repeat = _FORWARD.get((x.dtype, x.get_device(), count % BLOCK and count, count <= FEW))
         if repeat is not None and x.is_contiguous():
             if x.requires_grad and is_grad_enabled():
                 recorded: Tensor = _apply_silu(x)
