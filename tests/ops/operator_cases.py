@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fuselab import ops
+from fuselab.ops.layer_norm_gelu_launch import can_be_packed
 from fuselab.ops.replay import Replays
 from fuselab.ops.rms_norm_few_rows import is_few_rows
 
@@ -202,7 +203,7 @@ PACKED = {
 def ways_of_more_rows(operator: str, x: Tensor) -> dict[str, dict[str, Any]]:
     """The other ways on which an operator goes where it has more rows of this kind, by name, for ``replaced``."""
     width = x.shape[-1]
-    if operator == "layer_norm_gelu" and 1024 < width <= 32768 and width % 8 == 0 and x.element_size() == 2:
+    if operator == "layer_norm_gelu" and can_be_packed(x, width):
         return PACKED
     if operator in KNOWS_FEW_ROWS and is_few_rows(x.numel() // max(width, 1), width):
         return {"as many rows": {"is_few_rows": lambda M, N: False}}

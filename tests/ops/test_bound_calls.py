@@ -7,6 +7,7 @@ import torch
 
 import fuselab.ops  # noqa: F401 - its modules are looked up by name: functions are exported under the same
 from fuselab.ops.launch import INTERPRETED
+from fuselab.ops.layer_norm_gelu_launch import packed_parts
 
 SILU, GEGLU = (sys.modules[f"fuselab.ops.{name}"] for name in ("silu", "geglu"))
 BLOCK = sys.modules["fuselab.ops.flat"].BLOCK
@@ -228,3 +229,26 @@ def test_where_the_mask_costs_nothing_there_is_one_launch(monkeypatch, count):
     SILU._silu_forward(SILU._silu_forward_kernel, torch.randn(count))
     assert [args[-1] for args, _ in made] == [count]
     assert not made[0][1]["EVEN"]
+
+
+@pytest.mark.parametrize(("count", "warps"), [(2**20 - 1, 8), (2**20, 8), (2**20 + 1024, 4)])
+def test_few_elements_have_more_warps_and_a_form_of_their_own(monkeypatch, count, warps):
+    made, bound = [], Table(None)
+    monkeypatch.setattr(sys.modules["fuselab.ops.flat"], "launch_ordinarily", lambda *_, **meta: made.append(meta))
+    monkeypatch.setattr(SILU, "_FORWARD", bound)
+    SILU._silu_forward(SILU._silu_forward_kernel, torch.empty(count))
+    assert [meta["num_warps"] for meta in made] == [warps]
+    assert [form[-1] for form in bound.forms] == [warps == 8]
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "dtype", "parts"),
+    [
+        (512, 4096, torch.bfloat16, 0), (513, 4096, torch.bfloat16, 4), (4096, 4096, torch.float16, 4),
+        (4097, 4096, torch.bfloat16, 8), (2, 16_384, torch.bfloat16, 0), (1025, 16_384, torch.bfloat16, 8),
+        (1, 16_392, torch.bfloat16, 8), (1, 32_768, torch.bfloat16, 8), (600, 32_776, torch.bfloat16, 0),
+        (4097, 4096, torch.float32, 0), (4097, 4100, torch.bfloat16, 0), (32_769, 1024, torch.bfloat16, 0),
+    ],
+)  # fmt: skip
+def test_rows_of_layer_norm_gelu_are_packed_by_how_many_elements_there_are(rows, width, dtype, parts):
+    assert packed_parts(torch.empty(rows, width, dtype=dtype, device="meta"), width) == parts

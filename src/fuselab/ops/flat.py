@@ -100,14 +100,15 @@ def launch_flat(
     # A packed tensor has twice as many, and rows with a gap between them lie farther apart than they are wide.
     gap = flags.get("GAP")
     wide = not known or max(2 * count, count // flags["N"] * (flags["N"] + gap) if gap else 0) > _LARGEST_INT32
-    warps = _WARPS_OF_FEW if known and count <= FEW else _WARPS
+    few = known and count <= FEW
+    warps = _WARPS_OF_FEW if few else _WARPS
     device = tensors[0].device
     meta = {**flags, "EVEN": even, "WIDE": wide, "BLOCK": BLOCK}
     grid = (triton.cdiv(count, BLOCK),)
     if wide or not isinstance(kernel, JITFunction):
         launch_ordinarily(kernel, grid, device, *tensors, count, **meta, num_warps=warps)
         return
-    form = (*form, device.index, count % BLOCK and count, count <= FEW)
+    form = (*form, device.index, count % BLOCK and count, few)
     repeat = bound.get(form)
     if repeat is not None and repeat(grid[0], *[t.data_ptr() for t in tensors], count):
         return

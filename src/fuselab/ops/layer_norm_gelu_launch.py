@@ -20,7 +20,7 @@ from fuselab.ops.launch import (
     takes_registers,
 )
 
-__all__ = ["backward", "backward_outputs", "forward", "forward_outputs"]
+__all__ = ["backward", "backward_outputs", "can_be_packed", "forward", "forward_outputs", "packed_parts"]
 
 _FORWARD_WIDEST = 16384
 # Rows of 16-bit numbers that are wider than the first and at most the second are kept packed.
@@ -78,29 +78,28 @@ _BACKWARD_TILES = {
 _BACKWARD_TILES_FLOAT32 = {**_BACKWARD_TILES, 256: _Tile(8, 4, programs=4, registers=128)}
 
 
-class _PackedTile(NamedTuple):
-    """How a packed row is spread over threads."""
-
-    parts: int
-    """Groups of eight neighbours that a thread has."""
-    registers: int
-
-
-# The more elements a thread has, the fewer share a row's sums, and the longer a program takes: for one that is alone on
-# its multiprocessor too long, and so the fewest elements are not packed at all. Elements of all rows, up to which:
+# By the groups of eight columns that a thread has of a packed row.
+_PACKED_REGISTERS = {4: 40, 8: 64}
+# The more a thread has, the fewer share a row's sums, and the longer a program takes: for one that is alone on its
+# multiprocessor too long. Elements of all rows up to which they are not packed, and up to which a thread has four.
 _NOT_PACKED, _LITTLE_PACKED = 2**21, 2**24
-_LITTLE, _MUCH = _PackedTile(parts=4, registers=40), _PackedTile(parts=8, registers=64)
 
 
-def _packed_tile(x: Tensor, N: int) -> _PackedTile | None:
-    # A mask that may end within a word takes the compiler minutes.
-    if not _PACKED_FROM < N <= _PACKED_WIDEST or x.element_size() != 2 or N % 8:
-        return None
-    # Of a symbolic number it is not asked for: a compiled graph would hold for the answer only.
+def can_be_packed(x: Tensor, N: int) -> bool:
+    """Whether there is a packed kernel for rows of N: a mask that may end within a word takes the compiler minutes."""
+    return _PACKED_FROM < N <= _PACKED_WIDEST and x.element_size() == 2 and N % 8 == 0
+
+
+def packed_parts(x: Tensor, N: int) -> int:
+    """Groups of eight columns that a thread has of a packed row; 0 where rows are not packed."""
+    if not can_be_packed(x, N):
+        return 0
+    # Of a symbolic number it is not asked for: a compiled graph would hold for the answer only. Rows that are too wide
+    # for the other kernel would be read twice by it, and a program with four groups a thread would have 32 warps.
     count = x.numel()
     if N > _FORWARD_WIDEST or not isinstance(count, int) or count > _LITTLE_PACKED:
-        return _MUCH
-    return _LITTLE if count > _NOT_PACKED else None
+        return 8
+    return 4 if count > _NOT_PACKED else 0
 
 
 def _tile(tiles: dict[int, _Tile], width: int) -> tuple[_Tile, int]:
@@ -138,11 +137,11 @@ def forward(
     affine = x_MN if weight is None else weight.contiguous(), x_MN if bias is None else bias.contiguous()
     pointers = x_MN, *affine, y, mean, rstd
     flags = _flags(x, weight, bias, approximate)
-    packed = _packed_tile(x, N)
-    if packed is not None:
+    parts = packed_parts(x, N)
+    if parts:
         block_n = triton.next_power_of_2(N)
-        sizes = {"PARTS": packed.parts, "BLOCK_N": block_n, "num_warps": block_n // (256 * packed.parts)}
-        limits = _limits(kernels[2], packed.registers, x.device)
+        sizes = {"PARTS": parts, "BLOCK_N": block_n, "num_warps": block_n // (256 * parts)}
+        limits = _limits(kernels[2], _PACKED_REGISTERS[parts], x.device)
         launch(kernels[2], (M,), x.device, *pointers, x_MN.stride(0), M, N, eps, **flags, **sizes, **limits)
         return y, mean, rstd
     flags["ASSEMBLY"] = _assembly(x.device)
