@@ -1,6 +1,6 @@
 """Mutants of the operators: their real sources, each with one thing wrong, against the checks of the suite.
 
-    TRITON_INTERPRET=1 python tests/ops/mutation.py [--some] [--list] [OPERATOR ...]
+    TRITON_INTERPRET=1 python tests/ops/mutation.py [--some] [--rest] [--json] [OPERATOR ...]
 
 A mutant is one match of a pattern in a source file, replaced. It runs in a process of its own, forked where torch and
 triton are loaded and nothing of ours is: the package is copied to a directory with the mutated file in it and imported
@@ -195,7 +195,7 @@ def _gated(file: str, activated: str, wrong: str) -> list[Mutation]:
 
 _SOFTMAX, _PHILOX, _SCORES = "softmax_dropout_kernels.py", "philox.py", "score_mask.py"
 _PACKED, _PACKED_ROWS = "softmax_dropout_packed.py", "packed_rows.py"
-_PACKED_LAYER_NORM = "layer_norm_gelu_packed.py"
+_PACKED_LAYER_NORM, _PACKED_BACKWARD = "layer_norm_gelu_packed.py", "layer_norm_gelu_packed_backward.py"
 _PACKED_ROW_MUTATIONS = [
     Mutation("halves of a word exchanged", _PACKED_ROWS, r"tl\.join\(low, high\)", "tl.join(high, low)"),
     Mutation("last column of a packed row masked", _PACKED_ROWS, r"\bcolumn < N\b", "column < N - 1"),
@@ -262,6 +262,20 @@ MUTATIONS: dict[str, list[Mutation]] = {
         Mutation("packed row not shifted", _PACKED_LAYER_NORM, r"rstd \+ shift", "rstd"),
         Mutation("eps of a packed row dropped", _PACKED_LAYER_NORM, r" \+ eps\b", ""),
         Mutation("a gradient in the other's place", _LAYER_NORM, r"store\(dbias_ptr", "store(dweight_ptr", "backward"),
+        Mutation("x_hat not about the mean", _PACKED_BACKWARD, r"factor \+ shift", "factor"),
+        Mutation("a part's bias in another's place", _PACKED_BACKWARD, r"biases\[part\]", "biases[0]"),
+        Mutation("a part's weight in another's place", _PACKED_BACKWARD, r"\bweights\[part\]", "weights[0]"),
+        Mutation("weight's gradient of the last rows", _PACKED_BACKWARD, r"dweights\[part\] \+ tl", "tl"),
+        Mutation("bias's gradient of the last rows", _PACKED_BACKWARD, r"dbiases\[part\] \+ tl", "tl"),
+        Mutation("sum of the last part only", _PACKED_BACKWARD, r"average \+= ", "average = "),
+        Mutation("projection of the last part only", _PACKED_BACKWARD, r"projected \+= ", "projected = "),
+        Mutation("rstd missing in packed dx", _PACKED_BACKWARD, r"outer = rstd \* HALF", "outer = HALF"),
+        Mutation("projection missing in packed dx", _PACKED_BACKWARD, r"\(x_hats.* slope \+ offset\)", "offset"),
+        Mutation("mean missing in packed dx", _PACKED_BACKWARD, r" \+ offset\)", ")"),
+        Mutation("the projection's sign in packed dx", _PACKED_BACKWARD, r"outer - \(x_hats", "outer + (x_hats"),
+        Mutation("scale forgotten in packed dx", _PACKED_BACKWARD, r"N \* SCALE \* SCALE", "N"),
+        Mutation("twice the gradient", _PACKED_BACKWARD, r"0\.5 if SCALED", "1.0 if SCALED"),
+        Mutation("scale forgotten in the weight's gradient", _PACKED_BACKWARD, r"HALF / SCALE", "HALF"),
     ],
     "softmax_dropout": [
         Mutation("last column masked", _SOFTMAX, r"\(column < N\)", "(column < N - 1)"),
@@ -347,7 +361,8 @@ def checks(operator: str) -> list[Check]:
             case((130, 24), f32), case((3, 2_056), bf16, **rows), case((2, 2_200), bf16, magnitude=1e-4),
             case((2, 8_200), f32, **rows), case((3, 20_011), f32), case((3, 8_000), f32),
             case((5, 1_100), f32), aligned((3, 8_192), bf16), case((9, 8_200), f32), case((2, 4_096), bf16),
-            aligned((3, 2_056), bf16), case((3, 1_024), f32),
+            aligned((3, 2_056), bf16), case((3, 1_024), f32), case((5, 264), bf16, **rows), aligned((7, 256), bf16),
+            case((5, 512), bf16, {"approximate": "tanh"}, other=f32), aligned((7, 1_024), bf16),
         ]  # fmt: skip
     if operator == "softmax_dropout":
         return softmax_checks()

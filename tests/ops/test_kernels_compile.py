@@ -11,6 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fuselab import ops
+from fuselab.offline.binaries import resources
 from fuselab.ops.launch import INTERPRETED
 
 pytestmark = [
@@ -29,6 +30,7 @@ MODULES = [
     sys.modules[f"fuselab.ops.{name}"]
     for name in (
         "layer_norm_gelu_launch",
+        "layer_norm_gelu_backward_launch",
         "softmax_dropout",
         "rms_norm",
         "rms_norm_launch",
@@ -154,6 +156,7 @@ ALL_KERNELS = {
     "_geglu_forward_kernel",
     "_geglu_backward_kernel",
 }
+PACKED_BACKWARD = "_layer_norm_gelu_packed_backward_kernel"
 WIDE_KERNELS = {
     "_layer_norm_gelu_forward_loop_kernel",
     "_layer_norm_gelu_backward_rows_kernel",
@@ -178,10 +181,9 @@ def check_code(made):
 def test_hopper(compiler, width, dtype, rows):
     made = compiler(HOPPER)
     run_every_kernel(width, dtype, rows)
-    packed = {"_layer_norm_gelu_packed_kernel"}
-    assert set(made.compiled) == (
-        ALL_KERNELS - {"_layer_norm_gelu_forward_kernel"} | packed if width == 4096 else ALL_KERNELS
-    )
+    packed = {"_layer_norm_gelu_packed_kernel", PACKED_BACKWARD}
+    others = {"_layer_norm_gelu_forward_kernel", "_layer_norm_gelu_backward_kernel"}
+    assert set(made.compiled) == (ALL_KERNELS - others | packed if width == 4096 else ALL_KERNELS)
     check_code(made)
     if width == 4096:
         for name in ("_rms_norm_forward_kernel", "_silu_forward_kernel", "_swiglu_backward_kernel", *packed):
@@ -205,7 +207,8 @@ def test_a_weight_stays_in_half_precision(compiler):
 
 @pytest.mark.parametrize("width", [2048, 16384])
 def test_gelu_unpacks_by_assembly(compiler, monkeypatch, width):
-    monkeypatch.setattr(sys.modules["fuselab.ops.layer_norm_gelu_launch"], "_assembly", lambda _: True)
+    for name in ("layer_norm_gelu_launch", "layer_norm_gelu_backward_launch"):
+        monkeypatch.setattr(sys.modules[f"fuselab.ops.{name}"], "takes_assembly", lambda _: True)
     made = compiler(HOPPER)
     x = torch.zeros(257, width, dtype=torch.bfloat16, requires_grad=True)
     y = ops.layer_norm_gelu(x, torch.ones(width, dtype=torch.bfloat16), None)
@@ -263,7 +266,7 @@ def test_hopper_with_arguments_as_inductor_types_them(compiler, width):
 def test_other_generations(compiler, target):
     made = compiler(target)
     run_every_kernel(1000, torch.bfloat16)
-    assert set(made.compiled) == ALL_KERNELS
+    assert set(made.compiled) == ALL_KERNELS - {"_layer_norm_gelu_backward_kernel"} | {PACKED_BACKWARD}
     text = [kernel.asm["ptx"] for kernel in itertools.chain(*made.compiled.values())]
     assert {t.split(".target sm_")[1].split()[0].rstrip(",").rstrip("a") for t in text} == {str(target.arch)}
 
@@ -288,6 +291,48 @@ def test_packed_rows(compiler, target, width, dtype):
         "_softmax_dropout_forward_kernel",
         "_softmax_dropout_backward_kernel",
     }
+    limit = 64 * 1024 if target.backend == "hip" else 99 * 1024
+    assert all(kernel.metadata.shared <= limit for kernel in itertools.chain(*made.compiled.values()))
+
+
+def backward_of_layer_norm_gelu(width, dtype, approximate="none"):
+    kernels = sys.modules["fuselab.ops.layer_norm_gelu"]._BACKWARD_KERNELS
+    x, weight = torch.zeros(513, width, dtype=dtype), torch.zeros(width, dtype=dtype)
+    moments = torch.zeros(513), torch.zeros(513)
+    sys.modules["fuselab.ops.layer_norm_gelu_backward_launch"].backward(
+        kernels, x, weight, weight, *moments, x, approximate, True
+    )
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize(("width", "dtype"), [(256, torch.bfloat16), (1024, torch.float16), (8192, torch.bfloat16)])
+def test_a_packed_row_and_its_sums_stay_in_registers(compiler, width, dtype, approximate):
+    """And the next ones are copied past them, 16 bytes at a time."""
+    made = compiler(HOPPER)
+    backward_of_layer_norm_gelu(width, dtype, approximate)
+    (kernel,) = made.compiled[PACKED_BACKWARD]
+    assert resources(kernel.asm["cubin"], PACKED_BACKWARD).local_bytes == 0
+    assert re.search(r"cp\.async\.cg\.shared\.global .*0x10", kernel.asm["ptx"])
+    # As many programs as are started have to fit on a multiprocessor: their registers, and their shared memory.
+    programs = sys.modules["fuselab.ops.layer_norm_gelu_backward_launch"]._PACKED[width].programs
+    registers = -(-resources(kernel.asm["cubin"], PACKED_BACKWARD).registers // 8) * 8
+    assert programs * kernel.metadata.num_warps * 32 * registers <= 65_536
+    assert programs * (kernel.metadata.shared + 1024) <= 228 * 1024
+
+
+@pytest.mark.parametrize(
+    "target",
+    [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 100, 32), GPUTarget("hip", "gfx942", 64)],
+    ids=lambda t: str(t.arch),
+)
+@pytest.mark.parametrize(("width", "dtype"), [(8192, torch.bfloat16), (3000, torch.float16), (264, torch.bfloat16)])
+def test_packed_rows_of_a_backward_elsewhere(compiler, monkeypatch, target, width, dtype):
+    made = compiler(target)
+    if target.backend == "hip":
+        launching = sys.modules["fuselab.ops.layer_norm_gelu_backward_launch"]
+        monkeypatch.setattr(launching, "shared_memory", lambda _: 0)
+    backward_of_layer_norm_gelu(width, dtype)
+    assert set(made.compiled) == {PACKED_BACKWARD, "_layer_norm_gelu_sums_kernel"}
     limit = 64 * 1024 if target.backend == "hip" else 99 * 1024
     assert all(kernel.metadata.shared <= limit for kernel in itertools.chain(*made.compiled.values()))
 

@@ -116,21 +116,21 @@ def gelu_derivative(z, APPROXIMATE: tl.constexpr, SHORT: tl.constexpr = False): 
 
 @triton.jit
 def gelu_gradient_scaled(dy, z):  # type: ignore[no-untyped-def]
-    """``dy * gelu_derivative(z / GELU_SCALE, "none", SHORT=True)``, for callers that have a scaled ``z`` at no cost.
+    """``2 * dy * gelu_derivative(z / GELU_SCALE, "none", SHORT=True)``, for callers that have ``z`` scaled at no cost.
 
-    Three instructions fewer. Where ``z`` is infinite the derivative is 0 or 1 here, torch's NaN.
+    Four instructions fewer. Where ``z`` is infinite the derivative is 0 or 1 here, torch's NaN.
     """
     a = tl.minimum(tl.abs(z), 4.671269901584105)
-    # The coefficients of _tail_derivative over powers of GELU_SCALE.
-    r = -9.474910621065646e-05 * a + 0.0017815225291997194
-    r = r * a - 0.01408036332577467
-    r = r * a + 0.061928294599056244
-    r = r * a - 0.17156344652175903
-    r = r * a + 0.32801851630210876
-    r = r * a - 0.9365024566650391
-    r = r * a + 0.4999239146709442
+    # Twice the coefficients of _tail_derivative, over powers of GELU_SCALE.
+    r = -0.00018949821242131293 * a + 0.003563045058399439
+    r = r * a - 0.02816072665154934
+    r = r * a + 0.12385658919811249
+    r = r * a - 0.34312689304351807
+    r = r * a + 0.6560370326042175
+    r = r * a - 1.8730049133300781
+    r = r * a + 0.9998478293418884
     # The derivative less a half is odd: its sign by one logical instruction.
-    half = 0.5 - tl.exp2(-(z * z)) * r
+    odd = 1.0 - tl.exp2(-(z * z)) * r
     sign = z.to(tl.int32, bitcast=True) & -2147483648
-    half = (half.to(tl.int32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
-    return dy * half + 0.5 * dy
+    odd = (odd.to(tl.int32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
+    return dy * odd + dy

@@ -34,8 +34,11 @@ __all__ = [
     "operator",
     "persistent_programs",
     "recorded",
+    "register_limit",
     "row_tile",
     "scratch",
+    "shared_memory",
+    "takes_assembly",
     "takes_registers",
     "wrap_triton",
 ]
@@ -54,6 +57,8 @@ _INTERPRETED_PROGRAMS = 3
 """Programs of a persistent kernel in the interpreter: it runs them one after the other."""
 
 _PROGRAMS_PER_MULTIPROCESSOR = 2
+
+_SHARED = 200 * 1024
 
 ELEMENTS = 2048
 """Elements of an operation without sums that a program of four warps has: two 16-byte accesses a thread and stream in
@@ -99,6 +104,30 @@ def takes_registers(kernel: Any, device: torch.device) -> bool:
     Only where the launch is a direct one: a traced kernel takes no such option, nor does an AMD GPU.
     """
     return isinstance(kernel, JITFunction) and device.type == "cuda" and torch.version.hip is None
+
+
+def register_limit(kernel: Any, registers: int, device: torch.device) -> dict[str, int]:
+    """The option that keeps a kernel to so many registers a thread; none for 0, nor where it cannot be told."""
+    return {"maxnreg": registers} if registers and takes_registers(kernel, device) else {}
+
+
+def takes_assembly(device: torch.device) -> bool:
+    """Whether kernels may have instructions of NVIDIA's own in them."""
+    return not INTERPRETED and device.type == "cuda" and torch.version.hip is None
+
+
+@functools.lru_cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that the programs of a multiprocessor may have together; a Hopper's where there is no GPU.
+
+    None on an AMD GPU, where what is copied there goes through registers.
+    """
+    if torch.version.hip is not None:
+        return 0
+    if device.type != "cuda":
+        return _SHARED
+    properties: Any = torch.cuda.get_device_properties(device)
+    return min(_SHARED, int(properties.shared_memory_per_block_optin) - 8 * 1024)
 
 
 def fewer(a: int, b: int) -> int:

@@ -35,12 +35,14 @@ from fuselab.ops.layer_norm_gelu_backward import (
     _layer_norm_gelu_backward_rows_kernel,
     _layer_norm_gelu_sums_kernel,
 )
+from fuselab.ops.layer_norm_gelu_backward_launch import backward, backward_outputs
 from fuselab.ops.layer_norm_gelu_forward import (
     _layer_norm_gelu_forward_kernel,
     _layer_norm_gelu_forward_loop_kernel,
 )
-from fuselab.ops.layer_norm_gelu_launch import backward, backward_outputs, forward, forward_outputs
+from fuselab.ops.layer_norm_gelu_launch import forward, forward_outputs
 from fuselab.ops.layer_norm_gelu_packed import _layer_norm_gelu_packed_kernel
+from fuselab.ops.layer_norm_gelu_packed_backward import _layer_norm_gelu_packed_backward_kernel
 from fuselab.ops.replay import Replays, form_of
 
 __all__ = ["LayerNormGELU", "layer_norm_gelu", "layer_norm_gelu_reference"]
@@ -71,6 +73,7 @@ _BACKWARD_KERNELS = (
     _layer_norm_gelu_backward_rows_kernel,
     _layer_norm_gelu_backward_columns_kernel,
     _layer_norm_gelu_sums_kernel,
+    _layer_norm_gelu_packed_backward_kernel,
 )
 
 
@@ -101,6 +104,7 @@ def _layer_norm_gelu_backward(
         wrap_triton(_layer_norm_gelu_backward_rows_kernel),
         wrap_triton(_layer_norm_gelu_backward_columns_kernel),
         wrap_triton(_layer_norm_gelu_sums_kernel),
+        wrap_triton(_layer_norm_gelu_packed_backward_kernel),
     )
     return backward(kernels, x, weight, bias, mean, rstd, dy, approximate, affine_grad)
 

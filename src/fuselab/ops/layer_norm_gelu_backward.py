@@ -1,7 +1,8 @@
 """The backward kernels of LayerNorm followed by GELU; see ``layer_norm_gelu``.
 
 A row's gradient needs two sums over the row, a weight's one over all rows. Up to 8192 columns a program goes down the
-rows with both; for wider ones a kernel takes the rows' sums, and another goes down blocks of columns.
+rows with both (of most 16-bit rows the kernel of ``layer_norm_gelu_packed_backward``, otherwise the one here); for
+wider ones a kernel takes the rows' sums, and another goes down blocks of columns.
 """
 
 from __future__ import annotations
@@ -47,17 +48,8 @@ def _scaled_affine(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _nan_where_infinite(  # type: ignore[no-untyped-def]
-    weight_ptr, bias_ptr, column, N: tl.constexpr, EVEN: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr
-):
-    # NaN in columns whose weight or bias is infinite, zero elsewhere.
-    weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, False)
-    return 0.0 * weight + 0.0 * bias
-
-
-@triton.jit
 def _gradient(dy, z, APPROXIMATE: tl.constexpr, SHORT: tl.constexpr, SCALED: tl.constexpr):  # type: ignore[no-untyped-def]
-    # Of LayerNorm's output: what the bias's gradient sums.
+    # Of LayerNorm's output: what the bias's gradient sums. Twice that where it is SCALED.
     if SCALED:
         return gelu_gradient_scaled(dy, z)
     else:
@@ -97,20 +89,17 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
     AHEAD: tl.constexpr,
     PARTS: tl.constexpr,
     RELOAD: tl.constexpr,
-    SCALED: tl.constexpr,
-    TWICE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     SUM_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     # A few programs share the rows: each keeps its partial sums of the weight's and the bias's gradients in registers,
     # for SUM_M rows apart, and with AHEAD it loads the next rows before it works on these. Registers are what is
-    # short: with RELOAD weight and bias are read for every tile, and with TWICE x_hat is not kept while a row is
-    # summed. What comes of it is the compiler's order of instructions: benchmarks/notes.md has what each width gained.
+    # short: with RELOAD weight and bias are read for every tile.
     EVEN: tl.constexpr = BLOCK_N == N
     column = tl.arange(0, BLOCK_N)[None, :]
     if not RELOAD:
-        weight, bias = _scaled_affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, False, SCALED)
+        weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, False)
     dweight = tl.zeros((SUM_M, BLOCK_N), tl.float32)
     dbias = tl.zeros((SUM_M, BLOCK_N), tl.float32)
     first = tl.program_id(0).to(tl.int64)
@@ -122,10 +111,6 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
         next_dy = _load_once(dy_ptr + row * dy_stride + column, mask, False)
         next_mean = tl.load(mean_ptr + row, mask=row < M, other=0.0)
         next_rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
-    if RELOAD:
-        # What _scaled_affine says of infinite ones: a row that has one is NaN, and so is what its column sums.
-        nan = _nan_where_infinite(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
-        row_nan = tl.sum(nan, axis=1, keep_dims=True)
     for _ in range(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.num_programs(0)):
         after = row + step
         if AHEAD:
@@ -144,14 +129,11 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
             rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
         if RELOAD:
             weight, bias = _affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, False)
-            if SCALED:
-                weight *= GELU_SCALE
-                bias *= GELU_SCALE
         x_hat = _normalised(x, mean, rstd, False)
         if not EVEN:
             # dy is zero there, which times an infinite x_hat would not be.
             x_hat = tl.where(column < N, x_hat, 0.0)
-        dz = _gradient(dy, x_hat * weight + bias, APPROXIMATE, SHORT, SCALED)
+        dz = dy * gelu_derivative(x_hat * weight + bias, APPROXIMATE, SHORT)
         if BIAS_GRAD:
             if SUM_M == BLOCK_M:
                 dbias += dz
@@ -162,7 +144,6 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
                 dweight += dz * x_hat
             else:
                 dweight += tl.sum(tl.reshape(dz * x_hat, (BLOCK_M // SUM_M, SUM_M, BLOCK_N)), axis=0)
-        # Of x_hat, times GELU_SCALE where weight is.
         dx_hat = dz * weight
         if PARTS == 1:
             average = tl.sum(dx_hat, axis=1, keep_dims=True)
@@ -175,24 +156,13 @@ def _layer_norm_gelu_backward_kernel(  # type: ignore[no-untyped-def]  # noqa: P
                 combine_fn=_add_both,
                 keep_dims=True,
             )
-        factor = rstd * (1.0 / GELU_SCALE) if SCALED else rstd
-        if RELOAD:
-            factor += row_nan
-        scale = factor * (1.0 / N)
-        if TWICE:
-            again = x.to(tl.float32) * (rstd * projected * scale)
-            dx = dx_hat * factor - (again + (average - mean * rstd * projected) * scale)
-        else:
-            dx = dx_hat * factor - (x_hat * (projected * scale) + average * scale)
+        scale = rstd * (1.0 / N)
+        dx = dx_hat * rstd - (x_hat * (projected * scale) + average * scale)
         tl.store(dx_ptr + row * N + column, dx.to(dx_ptr.dtype.element_ty), mask=(row < M) & (column < N))
         row = after
     # Of a program alone these are the gradients themselves; otherwise partial sums, one row a program.
     column_1d = tl.arange(0, BLOCK_N)
     partial = first * N + column_1d
-    if RELOAD:
-        nan = _nan_where_infinite(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS)
-        dweight += nan
-        dbias += nan
     if WEIGHT_GRAD:
         total = tl.sum(dweight, axis=0).to(dweight_ptr.dtype.element_ty)
         tl.store(dweight_ptr + partial, total, mask=column_1d < N)
@@ -226,12 +196,13 @@ def _layer_norm_gelu_backward_rows_kernel(  # type: ignore[no-untyped-def]
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ASSEMBLY: tl.constexpr,
+    STAGES: tl.constexpr,
     THREAD_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     # Rows wider than a tile, first kernel: the two numbers a row that every column's gradient needs. A thread sums the
-    # THREAD_N columns that it holds of a row at once, and loads the next ones before it works on these.
+    # THREAD_N columns that it holds of a row at once; the next tiles are on their way to shared memory.
     EVEN: tl.constexpr = N % BLOCK_N == 0
     SCALED: tl.constexpr = SHORT and APPROXIMATE == "none"
     row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
@@ -242,14 +213,11 @@ def _layer_norm_gelu_backward_rows_kernel(  # type: ignore[no-untyped-def]
     rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
     average = tl.zeros((BLOCK_M, BLOCK_N // THREAD_N), tl.float32)
     projected = tl.zeros((BLOCK_M, BLOCK_N // THREAD_N), tl.float32)
-    next_x = tl.load(x_ptr, mask=(row < M) & (lane < N), other=0.0, cache_modifier=".cg")
-    next_dy = tl.load(dy_ptr, mask=(row < M) & (lane < N), other=0.0, cache_modifier=".cg")
-    for start in range(0, N, BLOCK_N):
+    for start in tl.range(0, N, BLOCK_N, num_stages=STAGES):
         column = start + lane
-        x, dy = next_x, _float32(next_dy, ASSEMBLY)
-        mask = (row < M) & (column < N - BLOCK_N)
-        next_x = tl.load(x_ptr + (start + BLOCK_N), mask=mask, other=0.0, cache_modifier=".cg")
-        next_dy = tl.load(dy_ptr + (start + BLOCK_N), mask=mask, other=0.0, cache_modifier=".cg")
+        mask = (row < M) & (column < N)
+        x = tl.load(x_ptr + start, mask=mask, other=0.0)
+        dy = _float32(tl.load(dy_ptr + start, mask=mask, other=0.0), ASSEMBLY)
         weight, bias = _scaled_affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, ASSEMBLY, SCALED)
         x_hat = _normalised(x, mean, rstd, ASSEMBLY)
         if not EVEN:
@@ -257,7 +225,7 @@ def _layer_norm_gelu_backward_rows_kernel(  # type: ignore[no-untyped-def]
         dx_hat = _gradient(dy, x_hat * weight + bias, APPROXIMATE, SHORT, SCALED) * weight
         average += tl.sum(tl.reshape(dx_hat, (BLOCK_M, BLOCK_N // THREAD_N, THREAD_N)), axis=2)
         projected += tl.sum(tl.reshape(x_hat * dx_hat, (BLOCK_M, BLOCK_N // THREAD_N, THREAD_N)), axis=2)
-    scale = (rstd * (1.0 / GELU_SCALE) if SCALED else rstd) * (1.0 / N)
+    scale = (rstd * (0.5 / GELU_SCALE) if SCALED else rstd) * (1.0 / N)
     tl.store(average_ptr + row, tl.sum(average, axis=1, keep_dims=True) * scale, mask=row < M)
     tl.store(projected_ptr + row, tl.sum(projected, axis=1, keep_dims=True) * scale, mask=row < M)
 
@@ -285,11 +253,12 @@ def _layer_norm_gelu_backward_columns_kernel(  # type: ignore[no-untyped-def]
     HAS_BIAS: tl.constexpr,
     WEIGHT_GRAD: tl.constexpr,
     BIAS_GRAD: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # Rows wider than a tile, second kernel: a program goes down one block of columns, over its share of the rows, and
-    # loads the next ones before it works on these. Nothing is summed over threads.
+    # Rows wider than a tile, second kernel: a program goes down one block of columns, over its share of the rows; the
+    # next ones are on their way to shared memory. Nothing is summed over threads.
     BLOCKS: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     EVEN: tl.constexpr = N % BLOCK_N == 0
     SCALED: tl.constexpr = SHORT and APPROXIMATE == "none"
@@ -299,21 +268,15 @@ def _layer_norm_gelu_backward_columns_kernel(  # type: ignore[no-untyped-def]
     weight, bias = _scaled_affine(weight_ptr, bias_ptr, column, N, EVEN, HAS_WEIGHT, HAS_BIAS, False, SCALED)
     dweight = tl.zeros((1, BLOCK_N), tl.float32)
     dbias = tl.zeros((1, BLOCK_N), tl.float32)
-    row = (first * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
-    mask = (row < M) & (column < N)
-    next_x = _load_once(x_ptr + row * x_stride + column, mask, False)
-    next_dy = _load_once(dy_ptr + row * dy_stride + column, mask, False)
-    for tile in range(first, tl.cdiv(M, BLOCK_M), step):
+    for tile in tl.range(first, tl.cdiv(M, BLOCK_M), step, num_stages=STAGES):
         row = (tile * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+        mask = (row < M) & (column < N)
+        x = _load_once(x_ptr + row * x_stride + column, mask, False)
+        dy = _load_once(dy_ptr + row * dy_stride + column, mask, False).to(tl.float32)
         mean = tl.load(mean_ptr + row, mask=row < M, other=0.0)
         rstd = tl.load(rstd_ptr + row, mask=row < M, other=0.0)
         average = tl.load(average_ptr + row, mask=row < M, other=0.0)
         projected = tl.load(projected_ptr + row, mask=row < M, other=0.0)
-        x, dy = next_x, next_dy.to(tl.float32)
-        after = row + step * BLOCK_M
-        mask = (after < M) & (column < N)
-        next_x = _load_once(x_ptr + after * x_stride + column, mask, False)
-        next_dy = _load_once(dy_ptr + after * dy_stride + column, mask, False)
         x_hat = _normalised(x, mean, rstd, False)
         if not EVEN:
             x_hat = tl.where(column < N, x_hat, 0.0)
@@ -322,10 +285,13 @@ def _layer_norm_gelu_backward_columns_kernel(  # type: ignore[no-untyped-def]
             dweight += tl.sum(dz * x_hat, axis=0, keep_dims=True)
         if BIAS_GRAD:
             dbias += tl.sum(dz, axis=0, keep_dims=True)
-        factor = rstd * (1.0 / GELU_SCALE) if SCALED else rstd
+        factor = rstd * (0.5 / GELU_SCALE) if SCALED else rstd
         dx = (dz * weight) * factor - (x_hat * projected + average)
         tl.store(dx_ptr + row * N + column, dx.to(dx_ptr.dtype.element_ty), mask=(row < M) & (column < N))
     partial = first * N + column
+    if SCALED:
+        dweight *= 0.5
+        dbias *= 0.5
     if WEIGHT_GRAD:
         tl.store(dweight_ptr + partial, dweight.to(dweight_ptr.dtype.element_ty), mask=column < N)
     if BIAS_GRAD:

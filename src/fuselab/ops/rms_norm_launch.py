@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,17 @@ from torch import Tensor
 
 from fuselab.ops.column_sums import column_sums
 from fuselab.ops.inputs import rows
-from fuselab.ops.launch import INTERPRETED, Tile, empty, fewer, launch, most_programs, persistent_programs, scratch
+from fuselab.ops.launch import (
+    INTERPRETED,
+    Tile,
+    empty,
+    fewer,
+    launch,
+    most_programs,
+    persistent_programs,
+    scratch,
+    shared_memory,
+)
 from fuselab.ops.rms_norm_few_rows import backward_few_rows, is_few_rows
 
 __all__ = [
@@ -33,8 +42,6 @@ _OTHER_HALF = 8192
 _ROWS_LOOPED = 4096
 _COLUMNS = 2048
 """Columns at a time: of the forward's loop, of the half that is only summed, of the two kernels for wide rows."""
-_SHARED = 200 * 1024
-"""Bytes of shared memory that the programs of a multiprocessor may have together on a Hopper."""
 _MOST_WARPS = 32 if torch.version.hip is None else 16
 """1024 threads: a warp of AMD's has 64."""
 
@@ -80,18 +87,6 @@ def forward_tile(width: int, adds: bool = False, bytes_an_element: int = 2) -> T
     return Tile(block_m, block_n, min(max(block_m * block_n // (1024 if adds else 512), 4), 16))
 
 
-@functools.lru_cache
-def _shared_memory(device: torch.device) -> int:
-    # Bytes that the programs of a multiprocessor may have together; none where copies do not go past the registers.
-    if torch.version.hip is not None:
-        return 0
-    if device.type != "cuda":
-        return _SHARED
-    properties: Any = torch.cuda.get_device_properties(device)
-    optin = int(properties.shared_memory_per_block_optin)
-    return min(_SHARED, optin - 8 * 1024)
-
-
 def backward_plan(width: int, bytes_a_column: int, adds: bool, device: torch.device) -> BackwardPlan | None:
     """The plan for rows that a program can hold; None for wider ones.
 
@@ -118,7 +113,7 @@ def backward_plan(width: int, bytes_a_column: int, adds: bool, device: torch.dev
     else:
         per, stages, hint = 1, 3, ""
         tile = Tile(1, block_n, min(block_n // 512, _MOST_WARPS))
-    room = _shared_memory(device) // (per * block_n * bytes_a_column)
+    room = shared_memory(device) // (per * block_n * bytes_a_column)
     return BackwardPlan(tile, per, max(min(stages, 1 + room), 1), hint, ahead=False, reread=block_n > 8192)
 
 

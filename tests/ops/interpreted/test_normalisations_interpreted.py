@@ -1,5 +1,7 @@
 """LayerNorm + GELU and the RMSNorms against float64, in Triton's interpreter."""
 
+import sys
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -9,7 +11,7 @@ from operator_cases import DTYPES, PACKED, check, replaced
 from fuselab import ops
 from fuselab.ops.launch import recorded
 from fuselab.ops.layer_norm_gelu import _BACKWARD_KERNELS
-from fuselab.ops.layer_norm_gelu_launch import backward
+from fuselab.ops.layer_norm_gelu_backward_launch import backward, is_packed
 
 SHAPES = [(4, 16), (3, 7), (2, 3, 33), (6, 1), (1, 257), (31, 127), (2, 129), (64,), (2, 2, 2, 5)]
 WIDE = [(2, 20_011), (1, 16_385), (2, 8_193), (1, 8_192)]
@@ -141,7 +143,39 @@ def test_rows_far_from_zero(width, options):
     check("layer_norm_gelu", (4, width), torch.float32, options, mean=300.0)
 
 
-@pytest.mark.parametrize("width", [24, 8_000, 8_200])
+@pytest.mark.parametrize(
+    "shape",
+    [(5, 136), (5, 256), (9, 264), (7, 512), (3, 1_000), (4, 1_024), (7, 2_056), (3, 4_096), (4, 8_184), (2, 8_192)],
+    ids=str,
+)
+def test_rows_that_the_backward_keeps_packed(shape):
+    dtype, other = (torch.float16, torch.bfloat16) if shape[0] % 2 else (torch.bfloat16, torch.float16)
+    assert is_packed(torch.empty(shape, dtype=dtype), shape[-1])
+    erf, tanh = OPTIONS["layer_norm_gelu"]
+    check("layer_norm_gelu", shape, dtype, erf, layout="rows", grad_layout="columns")
+    check("layer_norm_gelu", shape, other, tanh, other=torch.float32, grad_layout="expanded")
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype"),
+    [(128, torch.bfloat16), (260, torch.bfloat16), (8_200, torch.bfloat16), (256, torch.float32)],
+)
+def test_rows_that_it_does_not(width, dtype):
+    assert not is_packed(torch.empty(1, width, dtype=dtype), width)
+
+
+@pytest.mark.parametrize(("room", "stages"), [(0, 1), (16, 1), (64, 3), (99, 4), (200, 4)])
+def test_rows_are_copied_ahead_as_far_as_there_is_room(monkeypatch, room, stages):
+    """Of 8192 columns a row and its gradient are 32 KiB."""
+    launching = sys.modules["fuselab.ops.layer_norm_gelu_backward_launch"]
+    monkeypatch.setattr(launching, "shared_memory", lambda _: room * 1024)
+    x, ones = torch.randn(2, 8_192, dtype=torch.bfloat16), torch.ones(8_192)
+    with recorded() as made:
+        backward(_BACKWARD_KERNELS, x, ones, ones, torch.zeros(2), torch.ones(2), x, "none", True)
+    assert made.launches[0].meta["STAGES"] == stages
+
+
+@pytest.mark.parametrize("width", [24, 264, 8_000, 8_200])
 @pytest.mark.parametrize("infinite", ["weight", "bias"])
 def test_infinite_weights_make_what_torch_makes_of_them(width, infinite):
     """All of a row's gradient is NaN, and so is what that column sums."""
@@ -156,7 +190,7 @@ def test_infinite_weights_make_what_torch_makes_of_them(width, infinite):
         assert torch.equal(ours.isnan(), torchs.isnan())
 
 
-@pytest.mark.parametrize(("rows", "width", "launches"), [(4, 300, 1), (5, 300, 2), (2, 9_000, 2), (9, 9_000, 3)])
+@pytest.mark.parametrize(("rows", "width", "launches"), [(4, 300, 1), (5, 300, 2), (1, 9_000, 2), (9, 9_000, 3)])
 def test_one_program_writes_the_gradients_itself(rows, width, launches):
     """Only the partial sums of several are added up by a kernel more."""
     x, ones = torch.randn(rows, width), torch.ones(width)
