@@ -375,10 +375,17 @@ def _stamp(device: str) -> dict[str, Any]:
 
 
 def differ(first: dict[str, Any], second: dict[str, Any]) -> str:
-    """What two machines differ in that figures depend on, in words."""
-    for name in ("device", "driver", "versions"):
+    """What two machines differ in that figures depend on, in words.
+
+    A package that one of them does not have took no part there.
+    """
+    for name in ("device", "driver"):
         if first.get(name) != second.get(name):
             return f"{name} {first.get(name)} and {second.get(name)}"
+    one, other = first["versions"], second["versions"]
+    for package in sorted(set(one) & set(other)):
+        if one[package] != other[package]:
+            return f"{package} {one[package]} and {other[package]}"
     return ""
 
 

@@ -227,8 +227,8 @@ def test_resuming_measures_what_is_missing(tmp_path):
     assert [c["variants"]["ours"]["us"] for c in run.document["cells"]] == [100.0, 77.0]
 
 
-def document(*cells, device="NVIDIA Test"):
-    environment = {"device": device, "versions": {"torch": "2.11.0"}, "driver": "1"}
+def document(*cells, device="NVIDIA Test", **versions):
+    environment = {"device": device, "versions": {"torch": "2.11.0"} | versions, "driver": "1"}
     return {"environment": environment, "settings": [{"shard": "x"}], "cells": list(cells), "failures": []}
 
 
@@ -240,6 +240,14 @@ def test_recordings_of_one_machine_are_joined():
     assert len(joined["settings"]) == 2
     with pytest.raises(SystemExit, match="device NVIDIA Test and another"):
         peers.merged([document(), document(device="another")])
+
+
+def test_a_peer_that_is_not_installed_took_no_part():
+    """A package of another version did: what it measured cannot be beside the rest."""
+    with_both = document(liger="0.8.5", quack="0.6.5")
+    assert peers.merged([with_both, document(liger="0.8.5")])["environment"] == with_both["environment"]
+    with pytest.raises(SystemExit, match=r"quack 0\.6\.5 and 0\.7\.0"):
+        peers.merged([with_both, document(liger="0.8.5", quack="0.7.0")])
 
 
 def test_numbers_are_written_on_one_line_and_directories_left_out(tmp_path):
