@@ -37,13 +37,14 @@ test: $(VENV)/installed-test ## the whole test suite
 test-fast: $(VENV)/installed-test ## the tests that neither compile nor start processes
 	@$(PY) -m pytest -m "not slow and not gpu" $(ARGS)
 
-# From the source tree: with PYTHON given, with what that Python has and nothing installed; else in .venv.
+# From the source tree: with PYTHON given, with what that Python has and nothing installed; else in .venv. Tests start
+# programs in other directories, so that the path is absolute.
 ifeq ($(origin PYTHON),file)
 test-gpu: $(VENV)/installed-test ## the tests that need a GPU; PYTHON=... takes that Python's packages as they are
 	@$(PY) -m pytest -m gpu $(ARGS)
 else
 test-gpu:
-	@PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m pytest -m gpu $(ARGS)
+	@PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m pytest -m gpu $(ARGS)
 endif
 
 test-newest: $(NEWEST)/installed ## the fast tests on the newest torch that pip installs, in .venv-newest

@@ -81,7 +81,7 @@ def test_what_a_target_ends_with(arguments: list[str], last: str, checkout: Path
 def test_the_gpu_tests_run_from_the_source_tree_where_nothing_can_be_installed(checkout: Path) -> None:
     plan = _make(checkout, "--dry-run", "test-gpu", "PYTHON=python3").stdout.strip().splitlines()
     assert len(plan) == 1
-    assert plan[0].startswith('PYTHONPATH="src')
+    assert plan[0].startswith(f'PYTHONPATH="{checkout}/src')
     assert plan[0].endswith("python3 -m pytest -m gpu")
 
 
