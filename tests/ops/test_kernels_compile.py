@@ -304,20 +304,33 @@ def backward_of_layer_norm_gelu(width, dtype, approximate="none"):
     )
 
 
-@pytest.mark.parametrize("approximate", ["none", "tanh"])
-@pytest.mark.parametrize(("width", "dtype"), [(256, torch.bfloat16), (1024, torch.float16), (8192, torch.bfloat16)])
-def test_a_packed_row_and_its_sums_stay_in_registers(compiler, width, dtype, approximate):
-    """And the next ones are copied past them, 16 bytes at a time."""
+@pytest.mark.parametrize("width", [256, 512, 1024, 2048, 4096, 8192])
+def test_a_packed_row_and_its_sums_stay_in_registers(compiler, width):
+    """And as many programs as are started fit on a multiprocessor, with their registers and their shared memory."""
+    for dtype, approximate in ((torch.bfloat16, "none"), (torch.bfloat16, "tanh"), (torch.float16, "none")):
+        made = compiler(HOPPER)
+        backward_of_layer_norm_gelu(width, dtype, approximate)
+        (kernel,) = made.compiled[PACKED_BACKWARD]
+        taken = resources(kernel.asm["cubin"], PACKED_BACKWARD)
+        assert taken.local_bytes == 0
+        programs = sys.modules["fuselab.ops.layer_norm_gelu_backward_launch"]._PACKED[width].programs
+        assert programs * kernel.metadata.num_warps * 32 * (-(-taken.registers // 8) * 8) <= 65_536
+        assert programs * (kernel.metadata.shared + 1024) <= 228 * 1024
+
+
+@pytest.mark.parametrize(("width", "backward"), [(3000, True), (3000, False), (1000, True), (4096, True)])
+def test_packed_rows_are_read_16_bytes_at_a_time(compiler, width, backward):
+    """Of widths that 8 divides and 16 does not too."""
     made = compiler(HOPPER)
-    backward_of_layer_norm_gelu(width, dtype, approximate)
-    (kernel,) = made.compiled[PACKED_BACKWARD]
-    assert resources(kernel.asm["cubin"], PACKED_BACKWARD).local_bytes == 0
-    assert re.search(r"cp\.async\.cg\.shared\.global .*0x10", kernel.asm["ptx"])
-    # As many programs as are started have to fit on a multiprocessor: their registers, and their shared memory.
-    programs = sys.modules["fuselab.ops.layer_norm_gelu_backward_launch"]._PACKED[width].programs
-    registers = -(-resources(kernel.asm["cubin"], PACKED_BACKWARD).registers // 8) * 8
-    assert programs * kernel.metadata.num_warps * 32 * registers <= 65_536
-    assert programs * (kernel.metadata.shared + 1024) <= 228 * 1024
+    if backward:
+        backward_of_layer_norm_gelu(width, torch.bfloat16)
+    else:
+        ops.layer_norm_gelu(torch.zeros(2049, width, dtype=torch.bfloat16), None, None)
+    ((kernel,),) = (found for name, found in made.compiled.items() if "packed" in name)
+    ptx = kernel.asm["ptx"]
+    assert not re.search(r"ld\.global\S*\.[bu]16", ptx)
+    copied = re.search(r"cp\.async\.cg\.shared\.global .*0x10", ptx)
+    assert copied if backward else re.search(r"ld\.global\S*\.v4\.b32", ptx)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fuselab.ops.gelu import GELU_SCALE, gelu_derivative, gelu_gradient_scaled
+from fuselab.ops.gelu import GELU_SCALE, gelu_derivative, gelu_gradient_doubled
 from fuselab.ops.layer_norm_gelu_forward import _affine, _float32, _load_once
 
 __all__ = [
@@ -48,10 +48,10 @@ def _scaled_affine(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _gradient(dy, z, APPROXIMATE: tl.constexpr, SHORT: tl.constexpr, SCALED: tl.constexpr):  # type: ignore[no-untyped-def]
-    # Of LayerNorm's output: what the bias's gradient sums. Twice that where it is SCALED.
-    if SCALED:
-        return gelu_gradient_scaled(dy, z)
+def _gradient(dy, z, APPROXIMATE: tl.constexpr, SHORT: tl.constexpr):  # type: ignore[no-untyped-def]
+    # Of LayerNorm's output: what the bias's gradient sums. Twice that where it is SHORT.
+    if SHORT:
+        return gelu_gradient_doubled(dy, z, APPROXIMATE)
     else:
         return dy * gelu_derivative(z, APPROXIMATE, SHORT)
 
@@ -205,6 +205,7 @@ def _layer_norm_gelu_backward_rows_kernel(  # type: ignore[no-untyped-def]
     # THREAD_N columns that it holds of a row at once; the next tiles are on their way to shared memory.
     EVEN: tl.constexpr = N % BLOCK_N == 0
     SCALED: tl.constexpr = SHORT and APPROXIMATE == "none"
+    UNSCALE: tl.constexpr = (0.5 if SHORT else 1.0) / (GELU_SCALE if SCALED else 1.0)
     row = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     lane = tl.arange(0, BLOCK_N)[None, :]
     x_ptr += row * x_stride + lane
@@ -222,10 +223,10 @@ def _layer_norm_gelu_backward_rows_kernel(  # type: ignore[no-untyped-def]
         x_hat = _normalised(x, mean, rstd, ASSEMBLY)
         if not EVEN:
             x_hat = tl.where(column < N, x_hat, 0.0)
-        dx_hat = _gradient(dy, x_hat * weight + bias, APPROXIMATE, SHORT, SCALED) * weight
+        dx_hat = _gradient(dy, x_hat * weight + bias, APPROXIMATE, SHORT) * weight
         average += tl.sum(tl.reshape(dx_hat, (BLOCK_M, BLOCK_N // THREAD_N, THREAD_N)), axis=2)
         projected += tl.sum(tl.reshape(x_hat * dx_hat, (BLOCK_M, BLOCK_N // THREAD_N, THREAD_N)), axis=2)
-    scale = (rstd * (0.5 / GELU_SCALE) if SCALED else rstd) * (1.0 / N)
+    scale = rstd * (UNSCALE / N)
     tl.store(average_ptr + row, tl.sum(average, axis=1, keep_dims=True) * scale, mask=row < M)
     tl.store(projected_ptr + row, tl.sum(projected, axis=1, keep_dims=True) * scale, mask=row < M)
 
@@ -262,6 +263,7 @@ def _layer_norm_gelu_backward_columns_kernel(  # type: ignore[no-untyped-def]
     BLOCKS: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     EVEN: tl.constexpr = N % BLOCK_N == 0
     SCALED: tl.constexpr = SHORT and APPROXIMATE == "none"
+    UNSCALE: tl.constexpr = (0.5 if SHORT else 1.0) / (GELU_SCALE if SCALED else 1.0)
     first = (tl.program_id(0) // BLOCKS).to(tl.int64)
     step = tl.num_programs(0) // BLOCKS
     column = ((tl.program_id(0) % BLOCKS) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
@@ -280,16 +282,15 @@ def _layer_norm_gelu_backward_columns_kernel(  # type: ignore[no-untyped-def]
         x_hat = _normalised(x, mean, rstd, False)
         if not EVEN:
             x_hat = tl.where(column < N, x_hat, 0.0)
-        dz = _gradient(dy, x_hat * weight + bias, APPROXIMATE, SHORT, SCALED)
+        dz = _gradient(dy, x_hat * weight + bias, APPROXIMATE, SHORT)
         if WEIGHT_GRAD:
             dweight += tl.sum(dz * x_hat, axis=0, keep_dims=True)
         if BIAS_GRAD:
             dbias += tl.sum(dz, axis=0, keep_dims=True)
-        factor = rstd * (0.5 / GELU_SCALE) if SCALED else rstd
-        dx = (dz * weight) * factor - (x_hat * projected + average)
+        dx = (dz * weight) * (rstd * UNSCALE) - (x_hat * projected + average)
         tl.store(dx_ptr + row * N + column, dx.to(dx_ptr.dtype.element_ty), mask=(row < M) & (column < N))
     partial = first * N + column
-    if SCALED:
+    if SHORT:
         dweight *= 0.5
         dbias *= 0.5
     if WEIGHT_GRAD:

@@ -20,6 +20,7 @@ from fuselab.ops.launch import (
     takes_assembly,
 )
 from fuselab.ops.layer_norm_gelu_launch import flags_of, tile_of
+from fuselab.ops.packed_rows import strides_in_eights
 
 __all__ = ["backward", "backward_outputs", "is_packed"]
 
@@ -51,7 +52,7 @@ class _Packed(NamedTuple):
 # By width rounded up to a power of two; bfloat16 on an H200, see benchmarks/notes.md.
 _PACKED = {
     256: _Packed(2, 1, 1, programs=16, stages=3),
-    512: _Packed(2, 1, 1, programs=12, stages=3),
+    512: _Packed(1, 2, 1, programs=16, stages=3),
     1024: _Packed(1, 4, 1, programs=8, stages=3),
     2048: _Packed(1, 4, 2, programs=4, stages=3),
     4096: _Packed(1, 4, 4, programs=2, stages=3),
@@ -138,7 +139,7 @@ def backward(
     strides = x_MN.stride(0), dy_MN.stride(0)
     flags = flags_of(x, weight, bias, approximate)
     if is_packed(x, N):
-        down = _packed(packed_kernel, x, M, N)
+        down = _packed(packed_kernel, x, M, N, strides)
     elif N <= _WIDEST:
         down = _whole(whole, x, M, N)
     else:
@@ -173,13 +174,14 @@ def backward(
     return dx, dweight, dbias
 
 
-def _packed(kernel: Any, x: Tensor, M: int, N: int) -> _Launch:
+def _packed(kernel: Any, x: Tensor, M: int, N: int, strides: tuple[int, int]) -> _Launch:
     tile, block_n = tile_of(_PACKED, N)
     most = most_programs(x.device, tile.programs)
     programs = fewer(triton.cdiv(M, tile.BLOCK_M), most)
     # Of x and of its gradient, in all programs of a multiprocessor.
     room = shared_memory(x.device) // (tile.programs * tile.BLOCK_M * block_n * 2 * x.element_size())
     options = {
+        "EIGHTS": strides_in_eights(*strides),
         "STAGES": max(min(tile.stages, 1 + room), 1),
         "PARTS": tile.parts,
         "BLOCK_M": tile.BLOCK_M,

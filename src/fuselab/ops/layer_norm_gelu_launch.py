@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fuselab.ops.inputs import rows
 from fuselab.ops.launch import launch, persistent_programs, register_limit, takes_assembly
+from fuselab.ops.packed_rows import strides_in_eights
 
 __all__ = ["can_be_packed", "flags_of", "forward", "forward_outputs", "packed_parts", "tile_of"]
 
@@ -100,6 +101,7 @@ def forward(
     if parts:
         block_n = triton.next_power_of_2(N)
         sizes = {"PARTS": parts, "BLOCK_N": block_n, "num_warps": block_n // (256 * parts)}
+        sizes["EIGHTS"] = strides_in_eights(x_MN.stride(0))
         options = register_limit(kernels[2], _PACKED_REGISTERS[parts], x.device)
         launch(kernels[2], (M,), x.device, *pointers, x_MN.stride(0), M, N, eps, **flags, **sizes, **options)
         return y, mean, rstd

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from fuselab.ops.gelu import gelu
-from fuselab.ops.packed_rows import later_zero, load_part, packed_words, part_columns, store_part, unpacked
+from fuselab.ops.packed_rows import in_eights, later_zero, load_part, packed_words, part_columns, store_part, unpacked
 
 __all__ = ["_layer_norm_gelu_packed_kernel"]
 
@@ -32,6 +32,7 @@ def _layer_norm_gelu_packed_kernel(  # type: ignore[no-untyped-def]
     SHORT: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    EIGHTS: tl.constexpr,
     PARTS: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -41,7 +42,7 @@ def _layer_norm_gelu_packed_kernel(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr = BLOCK_N // PARTS
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
-    x_ptr += row * x_stride
+    x_ptr += row * in_eights(x_stride, EIGHTS)
     y_ptr += row * N
     words = ()
     for part in tl.static_range(PARTS):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fuselab.ops.gelu import GELU_SCALE, gelu_derivative, gelu_gradient_scaled
-from fuselab.ops.packed_rows import packed_words, part_columns, unpacked
+from fuselab.ops.gelu import GELU_SCALE, gelu_derivative, gelu_gradient_doubled
+from fuselab.ops.packed_rows import in_eights, packed_words, part_columns, unpacked
 
 __all__ = ["_layer_norm_gelu_packed_backward_kernel"]
 
@@ -59,6 +59,7 @@ def _layer_norm_gelu_packed_backward_kernel(  # type: ignore[no-untyped-def]  # 
     HAS_BIAS: tl.constexpr,
     WEIGHT_GRAD: tl.constexpr,
     BIAS_GRAD: tl.constexpr,
+    EIGHTS: tl.constexpr,
     STAGES: tl.constexpr,
     PARTS: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -68,11 +69,13 @@ def _layer_norm_gelu_packed_backward_kernel(  # type: ignore[no-untyped-def]  # 
     EVEN: tl.constexpr = BLOCK_N == N
     WIDTH: tl.constexpr = BLOCK_N // PARTS
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
-    # For results in bfloat16 x_hat is scaled as GELU's derivative wants it, which costs a multiplication a row, and the
-    # derivative comes doubled, which saves one an element.
+    # For results in bfloat16 the derivative comes doubled, and x_hat is scaled as that of erf's GELU wants it: a few
+    # multiplications a row save some an element.
     SCALED: tl.constexpr = SHORT and APPROXIMATE == "none"
     SCALE: tl.constexpr = GELU_SCALE if SCALED else 1.0
-    HALF: tl.constexpr = 0.5 if SCALED else 1.0
+    HALF: tl.constexpr = 0.5 if SHORT else 1.0
+    x_stride = in_eights(x_stride, EIGHTS)
+    dy_stride = in_eights(dy_stride, EIGHTS)
     weights = ()
     biases = ()
     dweights = ()
@@ -122,8 +125,8 @@ def _layer_norm_gelu_packed_backward_kernel(  # type: ignore[no-untyped-def]  # 
                 # dy is zero there, which times an infinite x_hat would not be.
                 x_hat = tl.where(part_columns(part, WIDTH) < N, x_hat, 0.0)
             z = x_hat * weights[part] + biases[part]
-            if SCALED:
-                dz = gelu_gradient_scaled(unpacked(dy_words[part], DTYPE), z)
+            if SHORT:
+                dz = gelu_gradient_doubled(unpacked(dy_words[part], DTYPE), z, APPROXIMATE)
             else:
                 dz = unpacked(dy_words[part], DTYPE) * gelu_derivative(z, APPROXIMATE, SHORT)
             if BIAS_GRAD:

@@ -10,7 +10,34 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["later_zero", "load_part", "packed_again", "packed_words", "part_columns", "store_part", "unpacked"]
+__all__ = [
+    "in_eights",
+    "later_zero",
+    "load_part",
+    "packed_again",
+    "packed_words",
+    "part_columns",
+    "store_part",
+    "strides_in_eights",
+    "unpacked",
+]
+
+
+def strides_in_eights(*strides: int) -> bool:
+    """Whether rows of 16-bit numbers so far apart all begin on a 16-byte boundary when one does.
+
+    Triton asks of an integer whether 16 divides it, and of rows of 1000 it would read one number at a time.
+    """
+    return all(isinstance(stride, int) and stride % 8 == 0 for stride in strides)
+
+
+@triton.jit
+def in_eights(stride, EIGHTS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The stride, in a form from which the compiler sees that 8 divides it where EIGHTS says so."""
+    if EIGHTS:
+        return stride // 8 * 8
+    else:
+        return stride
 
 
 @triton.jit
