@@ -226,8 +226,10 @@ class Run:
         """Build everything, then time everything; whatever happens, what was measured is written."""
         environment = self._environment()
         stamp = _stamp(self.arguments.device)
-        if self.document["environment"] is not None and (why := differ(self.document["environment"], stamp)):
-            raise SystemExit(f"{self.arguments.out} was measured elsewhere: {why}; measure into another file")
+        if before := self.document["environment"]:
+            if why := differ(before, stamp):
+                raise SystemExit(f"{self.arguments.out} was measured elsewhere: {why}; measure into another file")
+            stamp = together([before, stamp])
         self.document["environment"] = stamp
         settings = {
             key: getattr(self.arguments, key)
@@ -389,6 +391,12 @@ def differ(first: dict[str, Any], second: dict[str, Any]) -> str:
     return ""
 
 
+def together(environments: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Environments that do not differ as one: the last, with the versions of every package that took part."""
+    versions = {package: version for one in environments for package, version in one["versions"].items()}
+    return environments[-1] | {"versions": versions}
+
+
 def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Recordings of one machine as one; of a cell that several have, the last that is complete."""
     first, *others = documents
@@ -402,7 +410,8 @@ def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if key not in cells or complete(cell):
                 cells[key] = cell
     joined = {key: [entry for d in documents for entry in d[key]] for key in ("settings", "failures")}
-    return {"environment": first["environment"], **joined, "cells": list(cells.values())}
+    environment = together([document["environment"] for document in documents])
+    return {"environment": environment, **joined, "cells": list(cells.values())}
 
 
 def write(path: Path, document: dict[str, Any]) -> None:
