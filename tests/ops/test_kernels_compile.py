@@ -13,6 +13,7 @@ from triton.compiler import ASTSource
 from fuselab import ops
 from fuselab.offline.binaries import resources
 from fuselab.ops.launch import INTERPRETED
+from fuselab.ops.rms_norm_launch import backward_plan
 
 pytestmark = [
     pytest.mark.slow,
@@ -59,7 +60,7 @@ class Compiler:
 
     def __call__(self, kernel, grid, device, *args, **meta):
         assert all(size >= 1 for size in grid)
-        num_warps = meta.pop("num_warps")
+        options = {name: meta.pop(name) for name in ("num_warps", "maxnreg") if name in meta}
         given = dict(zip(kernel.arg_names, args, strict=False)) | meta
         assert set(given) == set(kernel.arg_names)
         signature, constants, attributes = {}, {}, {}
@@ -84,7 +85,7 @@ class Compiler:
                 elif not parameter.do_not_specialize and value % 16 == 0:
                     attributes[(index,)] = [["tt.divisibility", 16]]
         source = ASTSource(kernel, signature, constants, attributes)
-        compiled = triton.compile(source, target=self.target, options={"num_warps": num_warps})
+        compiled = triton.compile(source, target=self.target, options=options)
         self.compiled.setdefault(kernel.__name__, []).append(compiled)
 
 
@@ -304,18 +305,38 @@ def backward_of_layer_norm_gelu(width, dtype, approximate="none"):
     )
 
 
+def check_fits(kernel, name, programs):
+    """As many programs as are started fit on a Hopper's multiprocessor, with their registers and shared memory."""
+    taken = resources(kernel.asm["cubin"], name)
+    assert programs * kernel.metadata.num_warps * 32 * (-(-taken.registers // 8) * 8) <= 65_536
+    assert programs * (kernel.metadata.shared + 1024) <= 228 * 1024
+    return taken
+
+
 @pytest.mark.parametrize("width", [256, 512, 1024, 2048, 4096, 8192])
 def test_a_packed_row_and_its_sums_stay_in_registers(compiler, width):
-    """And as many programs as are started fit on a multiprocessor, with their registers and their shared memory."""
+    """The compiler is not told how many: nor is it where a launch is traced."""
     for dtype, approximate in ((torch.bfloat16, "none"), (torch.bfloat16, "tanh"), (torch.float16, "none")):
         made = compiler(HOPPER)
         backward_of_layer_norm_gelu(width, dtype, approximate)
         (kernel,) = made.compiled[PACKED_BACKWARD]
-        taken = resources(kernel.asm["cubin"], PACKED_BACKWARD)
-        assert taken.local_bytes == 0
         programs = sys.modules["fuselab.ops.layer_norm_gelu_backward_launch"]._PACKED[width].programs
-        assert programs * kernel.metadata.num_warps * 32 * (-(-taken.registers // 8) * 8) <= 65_536
-        assert programs * (kernel.metadata.shared + 1024) <= 228 * 1024
+        assert check_fits(kernel, PACKED_BACKWARD, programs).local_bytes == 0
+
+
+@pytest.mark.parametrize("width", [256, 512, 1024, 2048, 4096, 8192, 16384])
+def test_programs_of_the_norms_backward_fit(compiler, monkeypatch, width):
+    """In the forms that take most: a weight that is Gemma's, and three streams of float32."""
+    monkeypatch.setattr(sys.modules["fuselab.ops.launch"], "takes_registers", lambda *_: True)
+    for dtype, adds in ((torch.bfloat16, False), (torch.float16, False), (torch.float32, True)):
+        made = compiler(HOPPER)
+        x = torch.zeros(600, width, dtype=dtype, requires_grad=True)
+        weight = torch.ones(width, dtype=dtype, requires_grad=True)
+        outputs = ops.add_rms_norm(x, x, weight) if adds else (ops.rms_norm(x, weight, casting="gemma"),)
+        torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
+        (kernel,) = made.compiled["_rms_norm_backward_kernel"]
+        plan = backward_plan(width, x.element_size() * (3 if adds else 2), adds, x.device)
+        check_fits(kernel, "_rms_norm_backward_kernel", plan.per_multiprocessor)
 
 
 @pytest.mark.parametrize(("width", "backward"), [(3000, True), (3000, False), (1000, True), (4096, True)])
