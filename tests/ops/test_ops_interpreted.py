@@ -20,7 +20,7 @@ def run(file):
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=800,
     )
 
 
@@ -34,6 +34,7 @@ def processes(request):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # five minutes on two idle cores, for the longest of them
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the files are collected in this process")
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("test_*.py")), ids=lambda file: file.stem)
 def test_kernels_in_the_interpreter(processes, file):
